@@ -1,0 +1,1 @@
+"""PYNQ overlay package: the driver and the bitstreams of the accelerator."""

@@ -1,0 +1,1 @@
+"""Accelerator: configuration, instruction set, compiler and RTL."""

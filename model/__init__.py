@@ -1,0 +1,1 @@
+"""Float Vision Transformer with token selectors, its data and its training."""

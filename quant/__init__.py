@@ -1,0 +1,1 @@
+"""Integer arithmetic, quantization and the integer golden network."""

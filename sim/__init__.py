@@ -1,0 +1,1 @@
+"""Simulation: the ISA machine, Verilator builds and cocotb testbenches."""
