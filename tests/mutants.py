@@ -1,0 +1,192 @@
+"""Mutation test: break one operator or constant of an integer function or an RTL unit, run that unit's tests, count.
+
+`make mutants` prints one line a mutant and the share that the tests caught. Every mutant lives in a temporary copy
+of the tree, so an interrupted run leaves nothing behind. A mutant that hangs counts as caught. Survivors that cannot
+change any result are listed with the reason in EXPLAINED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+TESTS_OF: dict[str, str] = {
+    "quant/fixed.py": "tests/test_quant_fixed.py",
+    "quant/approx.py": "tests/test_quant_approx.py",
+    **{
+        f"hw/rtl/{unit}.py": f"tests/test_rtl_{unit}.py"
+        for unit in (
+            "requantize",
+            "gelu",
+            "sigmoid",
+            "drain",
+            "packed_dot",
+            "gemm",
+            "row_scale",
+            "reciprocal_sqrt",
+            "layernorm",
+            "softmax",
+            "selector",
+            "compact",
+            "operand",
+            "scratchpad",
+            "sequencer",
+        )
+    },
+}
+"""Mutated file -> the test file that must notice."""
+
+SWAPS: dict[type[ast.AST], tuple[str, str]] = {
+    ast.Add: ("+", "-"),
+    ast.Sub: ("-", "+"),
+    ast.Mult: ("*", "+"),
+    ast.LShift: ("<<", ">>"),
+    ast.RShift: (">>", "<<"),
+    ast.BitAnd: ("&", "|"),
+    ast.BitOr: ("|", "&"),
+    ast.FloorDiv: ("//", "*"),
+    ast.Lt: ("<", "<="),
+    ast.LtE: ("<=", "<"),
+    ast.Gt: (">", ">="),
+    ast.GtE: (">=", ">"),
+    ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="),
+}
+
+EXPLAINED: dict[tuple[str, str], str] = {}
+"""(file, mutated line stripped) -> why no test can notice."""
+
+TIMEOUT_S = 240
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: the text `before` at (line, column) of a file becomes `after`."""
+
+    path: str
+    line: int
+    column: int
+    before: str
+    after: str
+
+    def apply(self, source: str) -> tuple[str, str]:
+        """Return the mutated source and the mutated line."""
+        lines = source.splitlines(keepends=True)
+        text = lines[self.line - 1]
+        assert text[self.column :].startswith(self.before)
+        lines[self.line - 1] = text[: self.column] + self.after + text[self.column + len(self.before) :]
+        return "".join(lines), lines[self.line - 1].strip()
+
+
+def mutants_of(path: str, source: str) -> list[Mutant]:
+    """List every single-operator and single-constant change of one file."""
+    lines, found = source.splitlines(), []
+
+    def swap(left: ast.expr, operator: ast.AST, right: ast.expr) -> None:
+        if type(operator) not in SWAPS or left.end_lineno != right.lineno:
+            return
+        before, after = SWAPS[type(operator)]
+        match = re.compile(re.escape(before)).search(
+            lines[right.lineno - 1], left.end_col_offset or 0, right.col_offset
+        )
+        if match:
+            found.append(Mutant(path, right.lineno, match.start(), before, after))
+
+    tree = ast.parse(source)
+    # Annotations, imports and messages cannot change a result; neither can raising code, which other tests cover.
+    skipped = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.BinOp):
+            swap(node.left, node.op, node.right)
+        elif isinstance(node, ast.Compare):
+            swap(node.left, node.ops[0], node.comparators[0])
+        elif isinstance(node, ast.Constant) and type(node.value) is int:
+            text = lines[node.lineno - 1][node.col_offset : node.end_col_offset]
+            found.append(Mutant(path, node.lineno, node.col_offset, text, str(node.value + 1)))
+    return found
+
+
+def draw(seed: int, count: int) -> list[Mutant]:
+    """Return `count` mutants, spread evenly over the files, in a seeded random order."""
+    rng = random.Random(seed)
+    pools = []
+    for path in TESTS_OF:
+        pool = mutants_of(path, (ROOT / path).read_text())
+        rng.shuffle(pool)
+        pools.append(pool)
+    drawn: list[Mutant] = []
+    while len(drawn) < count and any(pools):
+        drawn += [pool.pop() for pool in pools if pool]
+    return drawn[:count]
+
+
+def is_caught(tree: Path, mutant: Mutant) -> bool:
+    """Run the unit's tests on the mutated copy; any failure, crash or hang counts as caught."""
+    target = tree / mutant.path
+    original = target.read_text()
+    target.write_text(mutant.apply(original)[0])
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", TESTS_OF[mutant.path]]
+    try:
+        result = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=TIMEOUT_S)
+        return result.returncode != 0
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        target.write_text(original)
+
+
+def main() -> int:
+    """Draw, run and count the mutants; exit 1 below the required share."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    mutants = draw(options.seed, options.count)
+    survivors, explained = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".*_cache"))
+        for number, mutant in enumerate(mutants, 1):
+            _, text = mutant.apply((ROOT / mutant.path).read_text())
+            caught = is_caught(tree, mutant)
+            reason = EXPLAINED.get((mutant.path, text))
+            verdict = "caught" if caught else "explained" if reason else "SURVIVED"
+            print(f"{number:3d}/{len(mutants)} {verdict:9s} {mutant.path}:{mutant.line}  {text}", flush=True)
+            if not caught:
+                (explained if reason else survivors).append(f"{mutant.path}:{mutant.line}  {text}")
+    caught_count = len(mutants) - len(survivors) - len(explained)
+    share = caught_count / len(mutants)
+    print(
+        f"{caught_count} of {len(mutants)} mutants caught ({share:.0%}), {len(explained)} explained, seed {options.seed}"
+    )
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        report = {"mutants": len(mutants), "caught": caught_count, "explained": explained, "survivors": survivors}
+        options.json.write_text(json.dumps(report, indent=2))
+    return 0 if share >= 0.9 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
