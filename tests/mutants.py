@@ -139,18 +139,25 @@ def draw(seed: int, count: int) -> list[Mutant]:
     return drawn[:count]
 
 
+def passes(tree: Path, tests: str) -> bool:
+    """Run one test file on the copy; a failure, a crash or a hang is False."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
+    try:
+        return (
+            subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=TIMEOUT_S).returncode == 0
+        )
+    except subprocess.TimeoutExpired:
+        return False
+
+
 def is_caught(tree: Path, mutant: Mutant) -> bool:
-    """Run the unit's tests on the mutated copy; any failure, crash or hang counts as caught."""
+    """Return whether the unit's tests fail on the mutated copy."""
     target = tree / mutant.path
     original = target.read_text()
     target.write_text(mutant.apply(original)[0])
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", TESTS_OF[mutant.path]]
     try:
-        result = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=TIMEOUT_S)
-        return result.returncode != 0
-    except subprocess.TimeoutExpired:
-        return True
+        return not passes(tree, TESTS_OF[mutant.path])
     finally:
         target.write_text(original)
 
@@ -168,6 +175,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".*_cache"))
+        for tests in sorted({TESTS_OF[mutant.path] for mutant in mutants}):
+            if not passes(tree, tests):
+                print(f"{tests} fails without any mutation: nothing to measure")
+                return 1
         for number, mutant in enumerate(mutants, 1):
             _, text = mutant.apply((ROOT / mutant.path).read_text())
             caught = is_caught(tree, mutant)
