@@ -189,9 +189,7 @@ def main() -> int:
                 (explained if reason else survivors).append(f"{mutant.path}:{mutant.line}  {text}")
     caught_count = len(mutants) - len(survivors) - len(explained)
     share = caught_count / len(mutants)
-    print(
-        f"{caught_count} of {len(mutants)} mutants caught ({share:.0%}), {len(explained)} explained, seed {options.seed}"
-    )
+    print(f"{caught_count} of {len(mutants)} mutants caught ({share:.0%}), {len(explained)} explained")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         report = {"mutants": len(mutants), "caught": caught_count, "explained": explained, "survivors": survivors}
