@@ -10,7 +10,7 @@ from __future__ import annotations
 from array_api_compat import array_namespace
 
 from quant.approx import gelu, layer_norm, row_scale, sigmoid
-from quant.fixed import Array, requantize, saturate
+from quant.fixed import WEIGHT_MAX, Array, requantize, saturate
 from quant.network import Block, GeluLayer, LinearLayer, NormLayer, Selector
 
 FLOAT32_DEPTH = 1024
@@ -28,6 +28,11 @@ def exact_matmul(a_i8: Array, b_i8: Array) -> Array:
     xp = array_namespace(a_i8)
     dtype = xp.float32 if a_i8.shape[-1] <= FLOAT32_DEPTH else xp.float64
     return xp.astype(xp.matmul(xp.astype(a_i8, dtype), xp.astype(b_i8, dtype)), xp.int64)
+
+
+def as_weights(x_i8: Array) -> Array:
+    """Clip activations that act as the weights of a product to [-127, 127], as the operand unit does."""
+    return array_namespace(x_i8).clip(x_i8, -WEIGHT_MAX, WEIGHT_MAX)
 
 
 def split_heads(x: Array, heads: int) -> Array:
@@ -82,20 +87,21 @@ def residual_linear(residual_i16: Array, x_i8: Array, layer: LinearLayer) -> Arr
 def attention_scores(q_i8: Array, k_i8: Array, block: Block) -> Array:
     """int16 scores in log2 units of every head: q (..., H, N, d), k (..., H, N, d) -> (..., H, N, N)."""
     xp = array_namespace(q_i8)
-    return requantize(exact_matmul(q_i8, xp.matrix_transpose(k_i8)), block.score_mult, block.score_shift, 16)
+    acc_i32 = exact_matmul(q_i8, xp.matrix_transpose(as_weights(k_i8)))
+    return requantize(acc_i32, block.score_mult, block.score_shift, 16)
 
 
 def attention_context(exp_u8: Array, row_sum: Array, v_i8: Array, block: Block) -> Array:
     """int8 context of every head: exponentials (..., H, N, N), their row sums (..., H, N), v (..., H, N, d)."""
     mult, shift = row_scale(row_sum, block.context_mult, block.context_shift)
-    return requantize(exact_matmul(exp_u8, v_i8), mult[..., None], shift[..., None], 8)
+    return requantize(exact_matmul(exp_u8, as_weights(v_i8)), mult[..., None], shift[..., None], 8)
 
 
 def pooled_mean(x_i8: Array, is_pooled: Array, selector: Selector) -> Array:
     """int8 mean over the tokens marked in is_pooled (..., N) bool: x (..., N, C) -> (..., 1, C)."""
     xp = array_namespace(x_i8)
     weight = xp.astype(is_pooled, xp.int64)
-    total = xp.sum(x_i8 * weight[..., None], axis=-2, keepdims=True)
+    total = xp.sum(as_weights(x_i8) * weight[..., None], axis=-2, keepdims=True)
     mult, shift = row_scale(xp.sum(weight, axis=-1, keepdims=True), selector.pool_mult, selector.pool_shift)
     return requantize(total, mult[..., None], shift[..., None], 8)
 
