@@ -1,0 +1,49 @@
+"""The terms of the training loss: class, distillation from the dense teacher, keep ratio.
+
+Structure and weights: HeatViT / SPViT, L = L_cls + 0.5 KL(logits) + 0.5 L_token + 2 L_ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def class_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Cross entropy of logits (B, classes) against labels (B,)."""
+    return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+def logit_distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the student's classes from the teacher's, mean over the batch."""
+    student, teacher = functional.log_softmax(logits, -1), functional.log_softmax(teacher_logits, -1)
+    return functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+
+
+def token_distillation_loss(tokens: Tensor, teacher_tokens: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference of student and teacher over the patch tokens that the last selector kept.
+
+    tokens and mask have the slots [CLS, patches, package], teacher_tokens (B, 1 + patches, D) no package. The mask
+    is a constant here: pruning a token must not be a way to lower its error.
+    """
+    live = mask[:, 1:-1].detach()
+    error = (tokens[:, 1:-1] - teacher_tokens[:, 1:]).square().mean(-1)
+    return (error * live).sum() / live.sum().clamp(min=1)
+
+
+def keep_ratios(masks: Sequence[Tensor]) -> Tensor:
+    """Share of the picture's patches still live after each selector, mean over the batch: (selectors,)."""
+    return torch.stack([mask[:, 1:-1].mean() for mask in masks])
+
+
+def keep_ratio_loss(masks: Sequence[Tensor], targets: Sequence[float]) -> Tensor:
+    """Mean over the selectors of (keep ratio - target)**2.
+
+    The ratio is that of the hard decisions (straight-through), not of the scores: scores crowd around the
+    threshold, and their mean says little about how many pass it. The mean is over batch and tokens, so pictures
+    may keep different numbers.
+    """
+    return (keep_ratios(masks) - torch.tensor(targets)).square().mean()

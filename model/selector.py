@@ -1,0 +1,133 @@
+"""The token selector: scores every token, decides which to keep, and packs the pruned ones into one package token.
+
+Two paths use the same functions. The masked path (training, batches) keeps all slots and carries a valid flag;
+the gathered path (inference, one picture) really removes rows. Slots: [CLS, patches in order, package].
+Source: HeatViT (HPCA 2023) section on the multi-head token selector and Eq. 10.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from model.approx import gelu, sigmoid
+
+KEEP_THRESHOLD = 0.5
+LOGIT_EPS = 1e-4
+"""PLAN reaches 0 and 1 exactly; the logit of a score is taken this far inside."""
+
+
+class HeadLinear(nn.Module):
+    """A linear layer for each head on that head's own channels: (..., H, in) -> (..., H, out)."""
+
+    def __init__(self, num_heads: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        bound = in_features**-0.5
+        self.weight = nn.Parameter(torch.empty(num_heads, out_features, in_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(num_heads, out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("...hi,hoi->...ho", x, self.weight) + self.bias
+
+
+class TokenSelector(nn.Module):
+    """Keep score of every token from per-head token scores, weighted by per-token head importances.
+
+    Members carry the names of docs/architecture.md section 2; every head has its own weights. The selector's
+    functions always use delta1 = 1: half of it could never pass the threshold.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, head_branch_hidden: int) -> None:
+        super().__init__()
+        head_dim = embed_dim // num_heads
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.local = HeadLinear(num_heads, head_dim, head_dim // 2)
+        self.token1 = HeadLinear(num_heads, head_dim, head_dim // 2)
+        self.token2 = HeadLinear(num_heads, head_dim // 2, head_dim // 4)
+        self.token_score = HeadLinear(num_heads, head_dim // 4, 2)  # row 0 keep, row 1 prune
+        self.head1 = nn.Linear(num_heads, head_branch_hidden)
+        self.head_score = nn.Linear(head_branch_hidden, num_heads)
+
+    def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Return scores (B, N) in [0, 1]; tokens (B, N, D) with CLS first, valid (B, N) float 0 or 1."""
+        heads = self.norm(tokens).unflatten(-1, (self.num_heads, -1))  # (B, N, H, d)
+        local = gelu(self.local(heads), 1.0)  # (B, N, H, d/2)
+        pooled = _mean_without_cls(local, valid)  # (B, 1, H, d/2)
+        features = torch.cat([local, pooled.expand_as(local)], dim=-1)
+        hidden = gelu(self.token2(gelu(self.token1(features), 1.0)), 1.0)  # (B, N, H, d/4)
+        keep_logit, prune_logit = self.token_score(hidden).unbind(-1)
+        token_score = sigmoid(keep_logit - prune_logit)  # (B, N, H): a softmax over two is a sigmoid
+        head_score = sigmoid(self.head_score(gelu(self.head1(heads.mean(-1)), 1.0)))  # (B, N, H)
+        return keep_scores(token_score, head_score)
+
+
+def _mean_without_cls(local: Tensor, valid: Tensor) -> Tensor:
+    """Mean (B, 1, H, d/2) of local (B, N, H, d/2) over the valid tokens except CLS; a lone CLS gives 0."""
+    weight = valid[:, 1:, None, None]
+    return (local[:, 1:] * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
+def keep_scores(token_score: Tensor, head_score: Tensor) -> Tensor:
+    """Head-weighted mean (..., N) of token scores (..., N, H); importances that are all zero weigh heads equally."""
+    total = head_score.sum(-1, keepdim=True)
+    weight = torch.where(total > 0, head_score, torch.ones_like(head_score))
+    return (token_score * weight).sum(-1) / weight.sum(-1)
+
+
+def keep_mask(scores: Tensor, valid: Tensor, noise: float = 0.0) -> Tensor:
+    """Decide which slots of [CLS, patches] stay: float 0 or 1 (B, N), with straight-through gradients.
+
+    scores and valid (B, N) without a package slot; a token that is not valid never returns. noise scales the
+    Gumbel noise that explores other decisions in training; at 0 the rule is score >= 0.5. The backward pass sees
+    the relaxed decision sigmoid(logit(score) + noise).
+    """
+    if noise:
+        uniform = torch.rand_like(scores).clamp(LOGIT_EPS, 1 - LOGIT_EPS)
+        # The difference of two Gumbel variables is logistic.
+        soft = torch.sigmoid(torch.logit(scores, eps=LOGIT_EPS) + noise * torch.logit(uniform))
+    else:
+        soft = scores
+    hard = (soft >= KEEP_THRESHOLD).to(scores.dtype)
+    mask = (hard + (soft - soft.detach())) * valid  # the bracket is exactly zero
+    return torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], dim=1)
+
+
+def package_token(tokens: Tensor, scores: Tensor, pruned: Tensor) -> Tensor:
+    """Score-weighted mean (B, 1, D) of the pruned tokens (Eq. 10); scores that sum to zero give the plain mean.
+
+    tokens (B, N, D), scores (B, N), pruned (B, N) float 0 or 1. Nothing pruned gives zeros, for a slot nobody reads.
+    """
+    weight = torch.where((scores * pruned).sum(-1, keepdim=True) > 0, scores * pruned, pruned)
+    total = weight.sum(-1, keepdim=True)
+    weight = weight / torch.where(total > 0, total, torch.ones_like(total))
+    return weight.unsqueeze(1) @ tokens
+
+
+def select_masked(tokens: Tensor, scores: Tensor, valid: Tensor, noise: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return (tokens, valid) after selection, every slot in place and the package in the last one.
+
+    tokens (B, N+1, D), scores and valid (B, N+1): N slots of CLS and patches, then the package slot.
+    """
+    mask = keep_mask(scores[:, :-1], valid[:, :-1], noise)
+    pruned = valid - nn.functional.pad(mask, (0, 1))  # an incoming package is always merged
+    package = package_token(tokens, scores, pruned)
+    has_package = (pruned.detach().sum(-1, keepdim=True) > 0).to(valid.dtype)
+    return torch.cat([tokens[:, :-1], package], dim=1), torch.cat([mask, has_package], dim=1)
+
+
+def gather(tokens: Tensor, scores: Tensor, has_package: bool) -> tuple[Tensor, Tensor, bool]:
+    """Return (tokens, kept rows, whether there is a package) of one picture after selection.
+
+    tokens (1, N, D) live rows only, the package last if has_package; scores (1, N). kept holds ascending row
+    numbers of the input.
+    """
+    valid = torch.ones_like(scores)
+    mask = keep_mask(scores, valid)
+    if has_package:
+        mask = torch.cat([mask[:, :-1], torch.zeros_like(mask[:, -1:])], dim=1)
+    kept = mask[0].nonzero().squeeze(1)
+    rows = tokens[:, kept]
+    if len(kept) == tokens.shape[1]:
+        return rows, kept, False
+    return torch.cat([rows, package_token(tokens, scores, valid - mask)], dim=1), kept, True

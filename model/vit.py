@@ -1,0 +1,189 @@
+"""Vision Transformer with token selectors in float, timm's parameter names, HeatViT's non-linear functions.
+
+Every network of this project maps uint8 pictures (B, C, height, width) to logits; the normalisation is part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.approx import gelu, softmax
+from model.selector import TokenSelector, gather, select_masked
+from quant.config import NetworkConfig
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Pixel normalisation (value / 255 - mean) / std, one entry per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(f"mean and std must have one entry per channel, not {self.mean!r} and {self.std!r}")
+        if not all(0 < value < float("inf") for value in self.std):
+            raise ValueError(f"std must be positive, not {self.std!r}")
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Output(NamedTuple):
+    """What the masked path returns.
+
+    logits (B, classes); masks, one per selector, (B, slots) float 0 or 1 with straight-through gradients: which of
+    [CLS, patches, package] are live after it; scores, one per selector, (B, slots) in [0, 1]; tokens (B, slots, D)
+    after the last LayerNorm.
+    """
+
+    logits: Tensor
+    masks: list[Tensor]
+    scores: list[Tensor]
+    tokens: Tensor
+
+
+class Gathered(NamedTuple):
+    """What the gathered path returns for one picture.
+
+    logits (1, classes); kept, one per selector: the patches still live, ascending, by their number in the picture;
+    num_tokens, one per selector: live tokens after it, CLS and package included.
+    """
+
+    logits: Tensor
+    kept: list[Tensor]
+    num_tokens: list[int]
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches, linearly embedded: (B, C, height, width) -> (B, patches, D)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(config.in_chans, config.embed_dim, config.patch_size, config.patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.proj(x)
+        return out.flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention that gives weight to valid tokens only."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.delta2 = config.num_heads, config.head_dim, config.delta2
+        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
+        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, H, N, d)
+        scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5  # (B, H, N, N)
+        context = softmax(scores, valid[:, None, None, :], self.delta2) @ v
+        out: Tensor = self.proj(context.transpose(1, 2).flatten(2))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers with the polynomial GELU between them."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.delta1 = config.delta1
+        self.fc1 = nn.Linear(config.embed_dim, config.mlp_hidden)
+        self.fc2 = nn.Linear(config.mlp_hidden, config.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(gelu(self.fc1(x), self.delta1))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=1e-6)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=1e-6)
+        self.mlp = Mlp(config)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x), valid)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class VisionTransformer(nn.Module):
+    """The whole network; `forward` is the masked path, `forward_gathered` the inference path of one picture."""
+
+    def __init__(self, config: NetworkConfig, normalisation: Normalisation) -> None:
+        super().__init__()
+        if len(normalisation.mean) != config.in_chans:
+            raise ValueError(f"normalisation must have {config.in_chans} channels, not {len(normalisation.mean)!r}")
+        self.config, self.normalisation = config, normalisation
+        self.patch_embed = PatchEmbed(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, config.embed_dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.selectors = nn.ModuleList(
+            TokenSelector(config.embed_dim, config.num_heads, config.head_branch_hidden) for _ in config.selectors
+        )
+        self.norm = nn.LayerNorm(config.embed_dim, eps=1e-6)
+        self.head = nn.Linear(config.embed_dim, config.num_classes)
+        for values in (self.pos_embed, self.cls_token):
+            nn.init.trunc_normal_(values, std=0.02)
+
+    def embed(self, pictures_u8: Tensor) -> Tensor:
+        """Return the tokens (B, 1 + patches, D) that enter block 0."""
+        size = (self.config.in_chans, self.config.image_size, self.config.image_size)
+        if pictures_u8.dtype != torch.uint8 or pictures_u8.shape[1:] != size:
+            raise ValueError(f"pictures must be uint8 (B, {size}), not {pictures_u8.dtype} {tuple(pictures_u8.shape)}")
+        mean, std = (
+            torch.tensor(values, device=pictures_u8.device).view(-1, 1, 1)
+            for values in (self.normalisation.mean, self.normalisation.std)
+        )
+        patches = self.patch_embed((pictures_u8 / 255 - mean) / std)
+        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+
+    def forward(self, pictures_u8: Tensor, noise: float = 0.0) -> Output:
+        """Run the masked path; noise scales the Gumbel noise of the selectors (model/selector.py)."""
+        x = self.embed(pictures_u8)
+        valid = x.new_ones(x.shape[:2])
+        if self.config.selectors:  # the package slot, empty until something is pruned
+            x, valid = nn.functional.pad(x, (0, 0, 0, 1)), nn.functional.pad(valid, (0, 1))
+        masks, scores = [], []
+        for index, block in enumerate(self.blocks):
+            if index in self.config.selectors:
+                selector = self.selectors[self.config.selectors.index(index)]
+                scores.append(selector(x, valid))
+                x, valid = select_masked(x, scores[-1], valid, noise)
+                masks.append(valid)
+            x = block(x, valid)
+        x = self.norm(x)
+        return Output(self.head(x[:, 0]), masks, scores, x)
+
+    @torch.no_grad()
+    def forward_gathered(self, picture_u8: Tensor) -> Gathered:
+        """Run the inference path of one picture (1, C, height, width): pruned rows are really gone."""
+        if len(picture_u8) != 1:
+            raise ValueError(f"the gathered path must get one picture, not {len(picture_u8)!r}")
+        x = self.embed(picture_u8)
+        live, has_package = torch.arange(self.config.num_patches), False
+        kept: list[Tensor] = []
+        num_tokens: list[int] = []
+        for index, block in enumerate(self.blocks):
+            if index in self.config.selectors:
+                selector = self.selectors[self.config.selectors.index(index)]
+                x, rows, has_package = gather(x, selector(x, x.new_ones(x.shape[:2])), has_package)
+                live = live[rows[1:] - 1]  # row 0 is CLS, row p + 1 the p-th live patch
+                kept.append(live)
+                num_tokens.append(x.shape[1])
+            x = block(x, x.new_ones(x.shape[:2]))
+        return Gathered(self.head(self.norm(x[:, 0])), kept, num_tokens)
+
