@@ -244,7 +244,8 @@ def browse(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
         [
             CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
             "--disable-background-networking", "--disable-component-update",
-            f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=3000", "--enable-logging=stderr", *options, page.as_uri(),
+            f"--user-data-dir={page.parent / 'profile'}",
+            "--virtual-time-budget=3000", "--enable-logging=stderr", *options, page.as_uri(),
         ],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip

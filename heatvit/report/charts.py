@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from heatvit.report.html import Html, tag
 
-WIDTH, HEIGHT = 640, 300
+WIDTH, HEIGHT = 520, 280
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 20, 48
 """Margins of the plotting area in SVG units; the left one holds six-digit tick labels."""
 

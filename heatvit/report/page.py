@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from heatvit.report import charts
-from heatvit.report.html import Child, Html, join, table, tag
+from heatvit.report.html import Child, Html, table, tag
 from heatvit.report.pictures import PictureResult, picture_card
 from heatvit.report.schema import Report
 from heatvit.report.style import SCRIPT, STYLE
@@ -197,14 +197,14 @@ def _configuration(report: Report) -> Html:
         None,
         tag(
             "div",
-            tag("div", table(["field", "value"], network, "Network"), class_="card scroll"),
+            tag("div", table(["field", "value"], network, "Network"), class_="card"),
             tag(
                 "div",
                 table(["field", "value"], accelerator, f"Accelerator {report['config_name']}"),
                 tag("p", tag("small", f"Verilog SHA-256 {report['verilog_sha256']}"), style="overflow-wrap:anywhere"),
-                class_="card scroll",
+                class_="card",
             ),
-            tag("div", table(["step", "seconds"], seconds, "Time of each step when it last ran"), class_="card scroll"),
+            tag("div", table(["step", "seconds"], seconds, "Time of each step when it last ran"), class_="card"),
             class_="pair",
         ),
     )
@@ -219,4 +219,4 @@ def _section(heading: str, lead: str | None, *content: Child) -> Html:
 
 
 def _numbers(content: Html) -> Html:
-    return tag("details", tag("summary", "Numbers behind the figure"), join(content), class_="scroll")
+    return tag("details", tag("summary", "Numbers behind the figure"), content)

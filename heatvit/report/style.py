@@ -35,9 +35,10 @@ button:focus-visible, summary:focus-visible { outline: 3px solid var(--series-0)
 .proof p { margin: 6px 0 0; color: var(--ink); max-width: none; }
 .pair { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .card h3 { margin: 0 0 8px; font-size: 1rem; }
-.card svg { width: 100%; height: auto; display: block; }
-.wide { max-width: 820px; }
-svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
+.card { overflow-x: auto; min-width: 0; } .card svg { width: 100%; min-width: 420px; height: auto;
+  display: block; }
+.wide { max-width: 720px; }
+svg text { fill: var(--ink); font: 12.5px system-ui, sans-serif; }
 svg .tick, svg .axis { fill: var(--soft); } svg .label { font-weight: 600; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .series-0 { fill: var(--series-0); } svg .series-1 { fill: var(--series-1); }
@@ -53,7 +54,6 @@ svg .curve-dot { fill: var(--card); stroke: var(--series-2); stroke-width: 2; }
 figcaption { margin-top: 8px; font-size: 0.9rem; }
 .verdict.right { color: var(--good); } .verdict.wrong { color: var(--bad); font-weight: 700; }
 details { margin-top: 12px; } summary { cursor: pointer; color: var(--soft); font-size: 0.9rem; }
-.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; margin: 10px 0; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: 6px; }
 th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
