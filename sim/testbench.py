@@ -1,0 +1,51 @@
+"""cocotb test module: runs a job's pictures through the driver on the simulated core and writes the outcomes.
+
+Started by sim/runner.py with +job=<folder>; sim/job.py describes the folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cocotb
+from cocotb.task import bridge
+
+from bitstreams.driver import AcceleratorError, HeatVit
+from sim.job import CLOCK_NS, Job, Outcome
+from sim.transport import CocotbTransport
+
+
+@cocotb.test()
+async def run_job(dut):
+    """Run every picture of the job."""
+    folder = Path(str(cocotb.plusargs["job"]))
+    job = Job.load(folder)
+    transport = CocotbTransport(dut, job.config.axi_ports, job.stall_seed)
+    await transport.reset()
+    await bridge(run_all)(transport, job, folder)
+
+
+def run_all(transport: CocotbTransport, job: Job, folder: Path) -> None:
+    """Open the core and run all runs in order; blocking code. A program is loaded when it differs from the last."""
+    with HeatVit(transport, job.config) as core:
+        loaded: tuple[int, int] | None = None
+        for index, run in enumerate(job.runs):
+            if loaded != (run.program, run.watchdog_cycles):
+                core.load(job.programs[run.program], watchdog_cycles=run.watchdog_cycles)
+                loaded = (run.program, run.watchdog_cycles)
+            if run.faulty_buffer:
+                transport.memory.faulty_address = transport.buffer_address(run.faulty_buffer)
+            outcome = run_one(core, run.input, job.timeout_cycles * CLOCK_NS * 1e-9)
+            transport.memory.faulty_address = None
+            outcome.save(folder, index)
+
+
+def run_one(core: HeatVit, input_bytes: bytes, timeout_s: float) -> Outcome:
+    """Run one picture; the driver's errors become part of the outcome."""
+    try:
+        result = core.infer(input_bytes, timeout_s)
+    except AcceleratorError as error:
+        return Outcome(error=str(error), error_code=error.code, error_index=error.index)
+    except TimeoutError as error:
+        return Outcome(error=str(error), is_hang=True)
+    return Outcome(result.output, result.cycles, result.token_counts, result.busy_cycles, result.wait_cycles)

