@@ -1,0 +1,62 @@
+"""Pictures for a network by one word: the sources of model.data, the fixed split of the digits, unlabelled folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model.data import EncodedPictures, Pictures, SubsetPictures, load_pictures, split_pictures
+from quant.config import NetworkConfig
+
+TEST_RATIO = 0.2
+SPLIT_SEED = 0
+"""The split of the digits that training and evaluation agree on."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures to train with and pictures that training never sees."""
+
+    train: Pictures
+    test: Pictures
+
+
+def load_split(source: str, config: NetworkConfig) -> Split:
+    """Return the train and test pictures of a labelled source: a random fifth of each class is for testing."""
+    return Split(*split_pictures(load_pictures(source, config), TEST_RATIO, SPLIT_SEED))
+
+
+def open_pictures(source: str, config: NetworkConfig, count: int | None = None) -> tuple[Pictures, bool]:
+    """Return (pictures, labelled): all of a source, or the first `count` of it.
+
+    source: "digits", "digits:train" or "digits:test", an .npz pack, a folder of class folders, or a folder of
+    pictures; only the last has no labels. Raises ValueError naming what cannot be read.
+    """
+    is_labelled = not _is_flat_folder(Path(source))
+    if source in ("digits:train", "digits:test"):
+        split = load_split("digits", config)
+        pictures = split.train if source == "digits:train" else split.test
+    elif is_labelled:
+        pictures = load_pictures(source, config)
+    else:
+        pictures = _unlabelled(Path(source), config)
+    if count is not None:
+        pictures = SubsetPictures(pictures, np.arange(min(count, len(pictures.labels))))
+    return pictures, is_labelled
+
+
+def _is_flat_folder(path: Path) -> bool:
+    return path.is_dir() and not any(entry.is_dir() for entry in _visible(path))
+
+
+def _unlabelled(path: Path, config: NetworkConfig) -> Pictures:
+    files = [entry for entry in _visible(path) if entry.is_file()]
+    if not files:
+        raise ValueError(f"folder {path} holds no picture")
+    return EncodedPictures(files, np.zeros(len(files), np.int64), config.image_size, config.in_chans)
+
+
+def _visible(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
