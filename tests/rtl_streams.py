@@ -114,6 +114,24 @@ def write_port(port, words, *, pause=0.0, seed=0, writes=None):
     return testbench
 
 
+def run_pipeline(dut, cases, latency, outputs):
+    """Feed a pipeline of fixed latency one case per cycle; return the outputs of each case, in order.
+
+    cases : sequence of {member name: value};  outputs : member names. Returns a list of tuples.
+    """
+    results = []
+
+    async def feed(ctx):
+        for cycle in range(len(cases) + latency):
+            for name, value in cases[min(cycle, len(cases) - 1)].items():
+                ctx.set(getattr(dut, name), value)
+            results.append(tuple(ctx.get(getattr(dut, name)) for name in outputs))
+            await ctx.tick()
+
+    run(dut, feed, deadline_cycles=len(cases) + latency + 1)
+    return results[latency:]
+
+
 def run(dut, *testbenches, backgrounds=(), deadline_cycles=20000):
     """Simulate `dut` until every testbench has returned; raises AssertionError at the deadline.
 
