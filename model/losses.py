@@ -26,17 +26,20 @@ def logit_distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def token_distillation_loss(tokens: Tensor, teacher_tokens: Tensor, mask: Tensor) -> Tensor:
     """Mean squared difference of student and teacher over the patch tokens that the last selector kept.
 
-    tokens and mask have the slots [CLS, patches, package], teacher_tokens (B, 1 + patches, D) no package. The mask
-    is a constant here: pruning a token must not be a way to lower its error.
+    tokens and teacher_tokens (B, 1 + patches or more, D) start with CLS and the patches; mask (B, patches). It is a
+    constant here: pruning a token must not be a way to lower its error.
     """
-    live = mask[:, 1:-1].detach()
-    error = (tokens[:, 1:-1] - teacher_tokens[:, 1:]).square().mean(-1)
-    return (error * live).sum() / live.sum().clamp(min=1)
+    patches = slice(1, 1 + mask.shape[1])
+    error = (tokens[:, patches] - teacher_tokens[:, patches]).square().mean(-1)
+    return (error * mask.detach()).sum() / mask.detach().sum().clamp(min=1)
 
 
 def keep_ratios(masks: Sequence[Tensor]) -> Tensor:
-    """Share of the picture's patches still live after each selector, mean over the batch: (selectors,)."""
-    return torch.stack([mask[:, 1:-1].mean() for mask in masks])
+    """Share of the picture's patches still live after each selector, mean over the batch: (selectors,).
+
+    masks, one per selector, are (B, patches) float 0 or 1.
+    """
+    return torch.stack([mask.mean() for mask in masks])
 
 
 def keep_ratio_loss(masks: Sequence[Tensor], targets: Sequence[float]) -> Tensor:
@@ -46,4 +49,4 @@ def keep_ratio_loss(masks: Sequence[Tensor], targets: Sequence[float]) -> Tensor
     threshold, and their mean says little about how many pass it. The mean is over batch and tokens, so pictures
     may keep different numbers.
     """
-    return (keep_ratios(masks) - torch.tensor(targets)).square().mean()
+    return (keep_ratios(masks) - masks[0].new_tensor(targets)).square().mean()

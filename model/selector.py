@@ -48,6 +48,8 @@ class TokenSelector(nn.Module):
         self.token_score = HeadLinear(num_heads, head_dim // 4, 2)  # row 0 keep, row 1 prune
         self.head1 = nn.Linear(num_heads, head_branch_hidden)
         self.head_score = nn.Linear(head_branch_hidden, num_heads)
+        with torch.no_grad():  # a new selector keeps nearly everything: training starts from the dense network
+            self.token_score.bias.copy_(torch.tensor([1.0, -1.0]).expand(num_heads, 2))
 
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """Return scores (B, N) in [0, 1]; tokens (B, N, D) with CLS first, valid (B, N) float 0 or 1."""

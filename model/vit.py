@@ -36,14 +36,15 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Output(NamedTuple):
     """What the masked path returns.
 
-    logits (B, classes); masks, one per selector, (B, slots) float 0 or 1 with straight-through gradients: which of
-    [CLS, patches, package] are live after it; scores, one per selector, (B, slots) in [0, 1]; tokens (B, slots, D)
-    after the last LayerNorm.
+    logits (B, classes); tokens (B, slots, D) after the last LayerNorm, CLS and the patches first. Of each selector:
+    keep_masks (B, num_patches) float 0 or 1, what all selectors so far left alive, with straight-through gradients;
+    keep_scores (B, num_patches) in [0, 1]; num_tokens (B,) live tokens after it, CLS and package included.
     """
 
     logits: Tensor
-    masks: list[Tensor]
-    scores: list[Tensor]
+    keep_masks: list[Tensor]
+    keep_scores: list[Tensor]
+    num_tokens: list[Tensor]
     tokens: Tensor
 
 
@@ -157,16 +158,19 @@ class VisionTransformer(nn.Module):
         valid = x.new_ones(x.shape[:2])
         if self.config.selectors:  # the package slot, empty until something is pruned
             x, valid = nn.functional.pad(x, (0, 0, 0, 1)), nn.functional.pad(valid, (0, 1))
-        masks, scores = [], []
+        patches = slice(1, self.config.num_tokens)
+        masks, scores, num_tokens = [], [], []
         for index, block in enumerate(self.blocks):
             if index in self.config.selectors:
                 selector = self.selectors[self.config.selectors.index(index)]
-                scores.append(selector(x, valid))
-                x, valid = select_masked(x, scores[-1], valid, noise)
-                masks.append(valid)
+                score = selector(x, valid)
+                x, valid = select_masked(x, score, valid, noise)
+                masks.append(valid[:, patches])
+                scores.append(score[:, patches])
+                num_tokens.append(valid.detach().sum(-1).long())
             x = block(x, valid)
         x = self.norm(x)
-        return Output(self.head(x[:, 0]), masks, scores, x)
+        return Output(self.head(x[:, 0]), masks, scores, num_tokens, x)
 
     @torch.no_grad()
     def forward_gathered(self, picture_u8: Tensor) -> Gathered:
@@ -174,7 +178,7 @@ class VisionTransformer(nn.Module):
         if len(picture_u8) != 1:
             raise ValueError(f"the gathered path must get one picture, not {len(picture_u8)!r}")
         x = self.embed(picture_u8)
-        live, has_package = torch.arange(self.config.num_patches), False
+        live, has_package = torch.arange(self.config.num_patches, device=x.device), False
         kept: list[Tensor] = []
         num_tokens: list[int] = []
         for index, block in enumerate(self.blocks):
@@ -186,4 +190,3 @@ class VisionTransformer(nn.Module):
                 num_tokens.append(x.shape[1])
             x = block(x, x.new_ones(x.shape[:2]))
         return Gathered(self.head(self.norm(x[:, 0])), kept, num_tokens)
-

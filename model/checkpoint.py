@@ -1,0 +1,129 @@
+"""Network files: safetensors with the topology and the normalisation beside the weights; plain timm weights too.
+
+Nothing here can execute what it reads, and a network with a missing, misshapen or non-finite tensor is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.vit import Normalisation, VisionTransformer
+from quant.config import NetworkConfig
+
+FORMAT = "heatvit-network-1"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a safetensors file whose metadata is one JSON text; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"json": json.dumps(metadata)})
+    os.replace(partial, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return (tensors, metadata) of a safetensors file. Raises ValueError if it is missing or corrupt."""
+    if not path.is_file():
+        raise ValueError(f"checkpoint must be a file that exists, not {str(path)!r}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"checkpoint {path} is corrupt: {error}") from error
+    return tensors, metadata if isinstance(metadata, dict) else {}
+
+
+def save_network(path: Path, network: VisionTransformer) -> None:
+    """Write weights, topology and normalisation to one safetensors file."""
+    metadata = {
+        "format": FORMAT,
+        "config": network.config.to_dict(),
+        "normalisation": asdict(network.normalisation),
+    }
+    write_tensors(path, network.state_dict(), metadata)
+
+
+def load_network(path: Path) -> VisionTransformer:
+    """Return the network of a file of `save_network`. Raises ValueError naming the file and what is wrong with it."""
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"checkpoint {path} must be of format {FORMAT}, not {metadata.get('format')!r}")
+    try:
+        config = NetworkConfig.from_dict(metadata["config"])
+        normalisation = Normalisation(**{name: tuple(values) for name, values in metadata["normalisation"].items()})
+        network = VisionTransformer(config, normalisation)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"checkpoint {path} describes no network: {error}") from error
+    check_tensors(tensors, network.state_dict(), str(path))
+    network.load_state_dict(tensors)
+    return network
+
+
+def load_timm(path: Path, config: NetworkConfig, normalisation: Normalisation) -> VisionTransformer:
+    """Return a network with the weights of a plain timm state dict (.safetensors, .npz or .pth).
+
+    A file without selectors leaves those of the config freshly initialised. Raises ValueError as `load_network`.
+    """
+    tensors = {name: tensor.float() for name, tensor in _read_state(path).items()}
+    network = VisionTransformer(config, normalisation)
+    state = network.state_dict()
+    if not any(name.startswith("selectors.") for name in tensors):
+        tensors |= {name: tensor for name, tensor in state.items() if name.startswith("selectors.")}
+    check_tensors(tensors, state, str(path))
+    network.load_state_dict(tensors)
+    return network
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    if path.suffix not in (".npz", ".pth") or not path.is_file():
+        raise ValueError(f"weights must be a .safetensors, .npz or .pth file that exists, not {str(path)!r}")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays}
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
+        raise ValueError(f"weights {path} are corrupt: {error}") from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):  # as DeiT's authors publish them
+        state = state["model"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"weights {path} must hold tensors by name")
+    return state
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Raise ValueError naming the first tensor that is missing, unknown, misshapen, not float or not finite."""
+    if missing := sorted(set(expected) - set(tensors)):
+        raise ValueError(f"{source} must hold tensor {missing[0]!r} ({len(missing)} missing)")
+    if unknown := sorted(set(tensors) - set(expected)):
+        raise ValueError(f"{source} must not hold tensor {unknown[0]!r} ({len(unknown)} unknown)")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{tuple(expected[name].shape)}, not {tuple(tensor.shape)}"
+            raise ValueError(f"tensor {name!r} of {source} must have shape {shapes}")
+        if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
+            raise ValueError(f"tensor {name!r} of {source} must hold finite floats")

@@ -1,0 +1,117 @@
+"""Training recipes: every choice of a training run, in one frozen object that a file can hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Length and peak learning rate of one training stage; 0 epochs skips its training.
+
+    exploration is the share of the stage over which the selectors' Gumbel noise fades from 1 to 0 and their keep
+    target falls from 1 to its final value.
+    """
+
+    epochs: int
+    learning_rate: float
+    exploration: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.epochs, int) or self.epochs < 0:
+            raise ValueError(f"epochs must be an integer of at least 0, not {self.epochs!r}")
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"learning_rate must be between 0 and 1, not {self.learning_rate!r}")
+        if not 0 <= self.exploration <= 1:
+            raise ValueError(f"exploration must be in 0..1, not {self.exploration!r}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: a dense network, then its selectors, then the 8-bit network.
+
+    keep_ratios is the target share of the picture's patches after each selector, not increasing. The selectors learn
+    with selector_factor times the stage's learning rate. max_shift is the augmentation in pixels. The *_weight
+    of the loss terms are those of model/losses.py; logits and tokens are distilled from the dense network.
+    """
+
+    keep_ratios: tuple[float, ...]
+    dense: Stage
+    select: Stage
+    quantize: Stage
+    seed: int = 0
+    batch_size: int = 64
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    max_shift: int = 0
+    selector_factor: float = 4.0
+    logit_weight: float = 0.5
+    token_weight: float = 0.5
+    ratio_weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        ratios = self.keep_ratios
+        if not all(0 < ratio <= 1 for ratio in ratios) or list(ratios) != sorted(ratios, reverse=True):
+            raise ValueError(f"keep_ratios must be in (0, 1] and not increase, not {ratios!r}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size!r}")
+        for name in ("seed", "max_shift", "weight_decay", "logit_weight", "token_weight", "ratio_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {**asdict(self), "keep_ratios": list(self.keep_ratios)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Inverse of to_dict. Raises ValueError naming an unknown, missing or wrong field."""
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown recipe field {unknown[0]!r}, allowed: {', '.join(sorted(known))}")
+        try:
+            stages = {name: Stage(**values[name]) for name in ("dense", "select", "quantize")}
+            ratios = tuple(values["keep_ratios"])
+            return cls(**{**values, **stages, "keep_ratios": ratios})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"recipe is incomplete or has a value of a wrong type: {error}") from error
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe(
+        keep_ratios=(0.5, 0.25),
+        dense=Stage(epochs=40, learning_rate=3e-3),
+        select=Stage(epochs=20, learning_rate=1e-3, exploration=0.5),
+        quantize=Stage(epochs=5, learning_rate=1e-4),
+        max_shift=2,
+    ),
+}
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Return a named recipe, or read one from a .json or .toml file. Raises ValueError naming what is wrong."""
+    if name_or_path in RECIPES:
+        return RECIPES[name_or_path]
+    path = Path(name_or_path)
+    if path.suffix not in (".json", ".toml") or not path.is_file():
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)} or a .json or .toml file, not {name_or_path!r}")
+    try:
+        values = _parse(path.suffix, path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"recipe file {name_or_path!r} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"recipe file {name_or_path!r} must hold an object")
+    return Recipe.from_dict(values)
+
+
+def _parse(suffix: str, text: str) -> Any:
+    if suffix == ".json":
+        return json.loads(text)
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        raise ValueError("TOML needs Python 3.11, write the recipe as JSON") from None
+    return tomllib.loads(text)

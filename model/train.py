@@ -1,0 +1,210 @@
+"""Training in stages: a dense network, then its token selectors, each from the result of the stage before.
+
+Read `train` from top to bottom. An interrupted run goes on where it stopped: every epoch draws from its own seed and
+ends with a checkpoint, so the result is that of a run without interruption.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from model.checkpoint import load_network, save_network
+from model.data import Pictures, batches, shift_pictures
+from model.evaluate import Evaluation, evaluate
+from model.losses import class_loss, keep_ratio_loss, logit_distillation_loss, token_distillation_loss
+from model.recipe import Recipe, Stage
+from model.resume import History, Record, load_progress, save_progress
+from model.vit import Normalisation, Output, VisionTransformer
+from quant.config import NetworkConfig
+
+WARMUP = 0.05
+"""Share of a stage over which the learning rate rises; it then falls as a cosine."""
+GRADIENT_NORM = 1.0
+NORMALISATION_PICTURES = 1024
+"""Mean and standard deviation are measured on this many training pictures."""
+
+
+class Trained(NamedTuple):
+    """The networks of a finished training and what they do on the test pictures."""
+
+    dense: VisionTransformer
+    pruned: VisionTransformer
+    dense_result: Evaluation
+    pruned_result: Evaluation
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all stages of one training share."""
+
+    recipe: Recipe
+    pictures: Pictures
+    out_dir: Path
+    progress: Progress
+    record: Record
+
+
+def train(
+    config: NetworkConfig,
+    recipe: Recipe,
+    train_pictures: Pictures,
+    test_pictures: Pictures,
+    out_dir: Path,
+    progress: Progress,
+    start: VisionTransformer | None = None,
+) -> Trained:
+    """Train a network with selectors; out_dir receives dense.safetensors, pruned.safetensors and training.json.
+
+    start gives the weights and the normalisation of the dense stage; without it they are drawn from the seed and
+    measured on the training pictures. Raises ValueError if out_dir holds a different training.
+    """
+    if len(recipe.keep_ratios) != len(config.selectors):
+        raise ValueError(f"keep_ratios must have {len(config.selectors)} entries, not {recipe.keep_ratios!r}")
+    torch.manual_seed(recipe.seed)
+    normalisation = start.normalisation if start else measure_normalisation(train_pictures)
+    description = {
+        "config": config.to_dict(),
+        "recipe": recipe.to_dict(),
+        "normalisation": {name: list(values) for name, values in asdict(normalisation).items()},
+        "num_pictures": len(train_pictures.labels),
+    }
+    record = Record.open(out_dir / "training.json", description)
+    run = Run(recipe, train_pictures, out_dir, progress, record)
+
+    dense = VisionTransformer(replace(config, selectors=()), normalisation)
+    if start:
+        dense.load_state_dict({name: start.state_dict()[name] for name in dense.state_dict()})
+    dense = _finish(run, "dense", recipe.dense, dense)
+
+    pruned = VisionTransformer(config, normalisation)
+    pruned.load_state_dict(dense.state_dict(), strict=False)
+    pruned = _finish(run, "pruned", recipe.select, pruned, teacher=dense)
+
+    return Trained(
+        dense,
+        pruned,
+        evaluate(dense, dense.config, test_pictures),
+        evaluate(pruned, pruned.config, test_pictures),
+    )
+
+
+def _finish(
+    run: Run, name: str, stage: Stage, network: VisionTransformer, teacher: VisionTransformer | None = None
+) -> VisionTransformer:
+    """Return the network of a finished stage: from its file if an earlier start got so far, else by training it."""
+    path, state = run.out_dir / f"{name}.safetensors", run.out_dir / f"{name}.progress.safetensors"
+    if name in run.record.stages:
+        return load_network(path)
+    history = fit(run, name, stage, network, state, teacher)
+    save_network(path, network)
+    run.record.stages[name] = history
+    run.record.write()
+    state.unlink(missing_ok=True)
+    return network
+
+
+def fit(
+    run: Run, name: str, stage: Stage, network: nn.Module, state: Path, teacher: VisionTransformer | None = None
+) -> History:
+    """Train a network in place for the epochs of a stage; state receives the checkpoint of every epoch.
+
+    network maps uint8 pictures to an output as model.vit.Output; one with selectors needs a teacher.
+    """
+    optimizer = _optimizer(network, run.recipe)
+    history = load_progress(state, network, optimizer) if state.exists() else []
+    task = run.progress.add_task(name, total=stage.epochs, completed=len(history))
+    network.train()
+    for epoch in range(len(history), stage.epochs):
+        history.append(_train_epoch(run, name, stage, epoch, network, optimizer, teacher))
+        save_progress(state, network, optimizer, history)
+        run.progress.update(task, advance=1, description=f"{name}: loss {history[-1]['loss']:.3f}")
+    network.eval()
+    return history
+
+
+def _train_epoch(
+    run: Run,
+    name: str,
+    stage: Stage,
+    epoch: int,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    teacher: VisionTransformer | None,
+) -> dict[str, Any]:
+    """Run one epoch and return its mean loss and keep ratios."""
+    recipe, num_pictures = run.recipe, len(run.pictures.labels)
+    device = next(network.parameters()).device
+    rng = np.random.default_rng((recipe.seed, epoch, *name.encode()))
+    torch.manual_seed(int(rng.integers(1 << 32)))  # for the selectors' noise
+    num_steps = math.ceil(num_pictures / recipe.batch_size)
+    losses, ratios = [], []
+    for step, (pixels, label) in enumerate(batches(run.pictures, recipe.batch_size, rng.permutation(num_pictures))):
+        pictures_u8 = torch.from_numpy(shift_pictures(pixels, recipe.max_shift, rng)).to(device)
+        labels = torch.from_numpy(label).to(device)
+        position = (epoch * num_steps + step) / (stage.epochs * num_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = stage.learning_rate * group["factor"] * _warmup_cosine(position)
+        explored = min(1.0, position / stage.exploration) if stage.exploration else 1.0
+
+        output = network(pictures_u8, noise=1 - explored) if explored < 1 else network(pictures_u8)
+        loss = class_loss(output.logits, labels, recipe.label_smoothing)
+        if teacher:
+            targets = [1 - explored * (1 - ratio) for ratio in recipe.keep_ratios]
+            loss = loss + _teacher_loss(recipe, output, teacher, pictures_u8, targets)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        losses.append(loss.item())
+        ratios.append([mask.mean().item() for mask in output.keep_masks])
+    return {"loss": float(np.mean(losses)), "keep_ratios": np.mean(ratios, axis=0).tolist()}
+
+
+def _teacher_loss(
+    recipe: Recipe, output: Any, teacher: VisionTransformer, pictures_u8: Tensor, targets: list[float]
+) -> Tensor:
+    """Return the terms that only a network with selectors has. The 8-bit network gives no tokens to distil."""
+    with torch.no_grad():
+        expected = teacher(pictures_u8)
+    loss = recipe.logit_weight * logit_distillation_loss(output.logits, expected.logits)
+    if isinstance(output, Output):
+        tokens = token_distillation_loss(output.tokens, expected.tokens, output.keep_masks[-1])
+        loss = loss + recipe.token_weight * tokens
+    return loss + recipe.ratio_weight * keep_ratio_loss(output.keep_masks, targets)
+
+
+def _warmup_cosine(position: float) -> float:
+    """Factor of the learning rate at a position 0..1 of a stage; not 0 at the first step."""
+    return min(1.0, (position + 1e-3) / WARMUP) * 0.5 * (1 + math.cos(math.pi * position))
+
+
+def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return AdamW: matrices decay, vectors and embeddings do not; selectors learn faster than the backbone."""
+    groups = []
+    for is_selector in (False, True):
+        members = [
+            (name, values) for name, values in network.named_parameters() if ("selectors." in name) == is_selector
+        ]
+        factor = recipe.selector_factor if is_selector else 1.0
+        for is_decayed in (False, True):
+            chosen = [
+                values for name, values in members if (name.endswith(".weight") and values.ndim > 1) == is_decayed
+            ]
+            decay = recipe.weight_decay if is_decayed else 0.0
+            groups.append({"params": chosen, "weight_decay": decay, "factor": factor})
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
+
+
+def measure_normalisation(pictures: Pictures) -> Normalisation:
+    """Return mean and standard deviation of each channel over the first training pictures."""
+    pixels = pictures.load(np.arange(min(len(pictures.labels), NORMALISATION_PICTURES))) / 255
+    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
+    return Normalisation(tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist()))
