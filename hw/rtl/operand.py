@@ -58,6 +58,12 @@ class TileWalk(wiring.Component):
         return m
 
 
+def _clip_bytes(word):
+    """Store -128 as -127: the packed multiplier needs symmetric weights (hw/rtl/packed_dot.py)."""
+    lanes = [word[start : start + 8] for start in range(0, len(word), 8)]
+    return Cat(Cat(lane[0] | (lane == 0x80), lane[1:]) for lane in lanes)
+
+
 class OperandUnit(wiring.Component):
     """Operand loader: one ACT word per cycle, written to WEIGHT in place (KEYS) or transposed (VALUES).
 
@@ -155,7 +161,7 @@ class OperandUnit(wiring.Component):
         with m.If(do_take & (~is_pending | is_inside)):
             m.d.sync += [
                 is_pending.eq(1),
-                word.eq(words.payload),
+                word.eq(_clip_bytes(words.payload)),
                 row_tile.eq(step.row_tile),
                 column_word.eq(step.word),
                 address.eq(command.dst_base + column_tile * command.dst_stride + tile_word),
