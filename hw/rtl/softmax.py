@@ -1,0 +1,258 @@
+"""SOFTMAX and UNIFORM engine: scores in WIDE to un-normalised exponentials in ACT and their row scales."""
+
+from operator import add
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hw.config import AccelConfig
+from hw.isa import Opcode
+from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
+from hw.rtl.delay import delay
+from hw.rtl.ports import ROW_SCALE_ENTRY, descriptor_layout
+from hw.rtl.row_scale import SUM_BITS, RowScale
+from hw.rtl.tree import reduce_tree
+from hw.rtl.write_queue import WriteQueue, walk_write_layout
+from quant.approx import EXP_CENTRE_Q12, EXP_MAX, EXP_OFFSET_Q15, EXP_SCALE_Q16
+
+SCORE_MIN = -(1 << 15)
+
+
+class ExpChannel(wiring.Component):
+    """One column of one lane: quant.approx.exp2_negative of peak - x, free running, latency LATENCY cycles.
+
+    Members
+    -------
+    x : In(i16), is_valid : In(1) - an invalid column is the smallest score and gives 0.
+    peak : In(i16) - wanted 1 cycle after x and not below it.
+    score : Out(i16) - x, or the smallest score, 1 cycle later.
+    y : Out(u7)
+    """
+
+    LATENCY = 7
+
+    x: In(signed(16))
+    is_valid: In(1)
+    peak: In(signed(16))
+    score: Out(signed(16))
+    y: Out(7)
+
+    def elaborate(self, platform):
+        m = Module()
+        score = Signal(signed(16), reset_less=True)
+        distance = Signal(16, reset_less=True)
+        base_q12 = Signal(13, reset_less=True)
+        square = Signal(26, reset_less=True)
+        scaled = Signal(31, reset_less=True)
+        power_q15 = Signal(16, reset_less=True)
+        y = Signal(7, reset_less=True)
+        m.d.sync += [
+            score.eq(Mux(self.is_valid, self.x, SCORE_MIN)),
+            distance.eq(self.peak - score),
+            base_q12.eq(EXP_CENTRE_Q12 - (distance[:8] << 4)),
+            square.eq(base_q12 * base_q12),
+            scaled.eq((square >> 9) * EXP_SCALE_Q16),
+            power_q15.eq((scaled >> 16) + EXP_OFFSET_Q15),
+        ]
+
+        whole = Signal(4)
+        m.d.comb += whole.eq(Mux(distance[12:] == 0, distance[8:12], 15))
+        whole = delay(m, whole, 4, name="whole")
+        is_valid = delay(m, self.is_valid, 6, name="is_valid")
+        # A shift of whole + 8 with round half up: one place less, then an increment and the last place.
+        twice, rounded = Signal(9), Signal(9)
+        m.d.comb += [twice.eq((power_q15 >> 7) >> whole), rounded.eq((twice + 1) >> 1)]
+        m.d.sync += y.eq(Mux(is_valid, Mux(rounded > EXP_MAX, EXP_MAX, rounded), 0))
+        m.d.comb += [self.score.eq(score), self.y.eq(y)]
+        return m
+
+
+class Softmax(wiring.Component):
+    """SOFTMAX and UNIFORM. Golden: quant.approx.softmax_rows and row_scale.
+
+    A row tile of W words takes 2*W cycles and about 5 more: the peak pass, then the exponential pass. The row scale of
+    a tile is computed while the next tile is read.
+
+    Members
+    -------
+    command : In(stream of descriptor_layout) - taken when idle;  done : Out(1) - after the last write.
+    live : In - the live token count.
+    wide_addresses : Out(address stream);  wide_words : In(word stream)
+    act_writes, row_scale_writes : Out(streams of unchecked writes)
+    """
+
+    def __init__(self, config: AccelConfig):
+        self._config = config
+        row_scale_width = ROW_SCALE_ENTRY.size * config.rows
+        super().__init__(
+            {
+                "command": In(stream.Signature(descriptor_layout)),
+                "done": Out(1),
+                "live": In(range(config.max_tokens + 1)),
+                "wide_addresses": Out(stream.Signature(WALK_WIDTH)),
+                "wide_words": In(stream.Signature(8 * config.wide_bytes)),
+                "act_writes": Out(stream.Signature(walk_write_layout(8 * config.act_bytes, config.rows))),
+                "row_scale_writes": Out(stream.Signature(walk_write_layout(row_scale_width, config.rows))),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, depth = self._config.rows, self._config.depth
+        m.submodules.wide_walk = wide_walk = AddressWalk(passes=2)
+        m.submodules.act_walk = act_walk = AddressWalk()
+        m.submodules.scale_walk = scale_walk = AddressWalk()
+        m.submodules.queue = queue = WriteQueue(8 * self._config.act_bytes, lanes)
+        m.submodules.row_scale = row_scale = RowScale(lanes)
+        connect(m, wide_walk.o, flipped(self.wide_addresses))
+        connect(m, act_walk.o, queue.addresses)
+        connect(m, queue.writes, flipped(self.act_writes))
+
+        # Command
+        command = self.command.payload
+        is_uniform = command.opcode == Opcode.UNIFORM
+        do_start = self.command.valid & self.command.ready
+        words, tiles = Signal(9), Signal(9)
+        tiles_left = Signal(9, reset_less=True)
+        mult, shift = Signal(16, reset_less=True), Signal(6, reset_less=True)
+        m.d.comb += [
+            words.eq((self.live + depth - 1) // depth),
+            tiles.eq(Mux(is_uniform, 1, (self.live + lanes - 1) // lanes)),
+        ]
+        with m.If(do_start):
+            m.d.sync += [tiles_left.eq(tiles), mult.eq(command.mult), shift.eq(command.shift)]
+        for walk, base, stride, count in (
+            (wide_walk, command.src_base, command.src_stride, words),
+            (act_walk, command.dst_base, command.dst_stride, words),
+            (scale_walk, command.row_base, 1, 1),
+        ):
+            m.d.comb += [
+                walk.i.valid.eq(do_start),
+                walk.i.payload.base.eq(base),
+                walk.i.payload.inner_step.eq(1),
+                walk.i.payload.inner_count.eq(count),
+                walk.i.payload.outer_step.eq(stride),
+                walk.i.payload.outer_count.eq(tiles),
+            ]
+        m.d.comb += wide_walk.i.valid.eq(do_start & ~is_uniform)
+
+        # Control
+        take_peak, take_exp, take_uniform = Signal(), Signal(), Signal()
+        take = take_peak | take_exp | take_uniform
+        columns_left = Signal(range(self._config.max_tokens + 1), reset_less=True)
+        is_first = Signal(reset_less=True)
+        is_last = columns_left <= depth
+        with m.If(do_start | (take & is_last)):
+            m.d.sync += [columns_left.eq(self.live), is_first.eq(1)]
+        with m.Elif(take):
+            m.d.sync += [columns_left.eq(columns_left - depth), is_first.eq(0)]
+
+        # The sums of a tile are owed to the row scale from its last exponential until they are handed over.
+        is_scale_owed, is_sum_complete = Signal(), Signal()
+        do_scale = row_scale.i.valid & row_scale.i.ready
+        is_peaking = Signal(2)
+        m.d.sync += is_peaking.eq(Cat(take_peak, is_peaking))
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.comb += self.command.ready.eq(1)
+                with m.If(self.command.valid):
+                    m.next = "Peak"
+                    with m.If(is_uniform):
+                        m.next = "Uniform"
+            with m.State("Peak"):
+                m.d.comb += [self.wide_words.ready.eq(1), take_peak.eq(self.wide_words.valid)]
+                with m.If(take_peak & is_last):
+                    m.next = "Settle"
+            with m.State("Settle"):
+                with m.If((is_peaking == 0) & ~is_scale_owed):
+                    m.next = "Exponential"
+            with m.State("Exponential"):
+                m.d.comb += take_exp.eq(self.wide_words.valid & queue.has_room)
+                m.d.comb += self.wide_words.ready.eq(take_exp)
+                with m.If(take_exp & is_last):
+                    m.d.sync += tiles_left.eq(tiles_left - 1)
+                    m.next = "Peak"
+                    with m.If(tiles_left == 1):
+                        m.next = "Flush"
+            with m.State("Uniform"):
+                m.d.comb += take_uniform.eq(queue.has_room)
+                with m.If(take_uniform & is_last):
+                    m.next = "Flush"
+            with m.State("Flush"):
+                with m.If(queue.is_empty & ~is_scale_owed & row_scale.i.ready):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "Idle"
+
+        # Datapath
+        is_valid = Signal(depth)
+        is_exp_out = delay(m, take_exp, ExpChannel.LATENCY, name="is_exp_out", reset_less=False)
+        sum_exp = delay(m, is_exp_out, 1, name="sum_exp", reset_less=False)
+        sum_first = delay(m, is_first, ExpChannel.LATENCY + 1, name="sum_first")
+        sum_last = delay(m, is_last, ExpChannel.LATENCY + 1, name="sum_last")
+        peak_first = delay(m, is_first, 2, name="peak_first")
+        m.d.comb += is_valid.eq(Cat(position < columns_left for position in range(depth)))
+        words_in = data.View(data.ArrayLayout(signed(16), lanes * depth), self.wide_words.payload)
+        sums = Signal(data.ArrayLayout(SUM_BITS, lanes), reset_less=True)
+
+        def larger(left, right):
+            result = Signal(signed(16), name="larger")
+            m.d.comb += result.eq(Mux(left > right, left, right))
+            return result
+
+        exponentials = []
+        for lane in range(lanes):
+            peak = Signal(signed(16), name=f"peak_{lane}", reset_less=True)
+            word_peak = Signal(signed(16), name=f"word_peak_{lane}", reset_less=True)
+            word_sum = Signal(SUM_BITS, name=f"word_sum_{lane}", reset_less=True)
+            channels = []
+            for position in range(depth):
+                channel = ExpChannel()
+                m.submodules[f"channel_{lane}_{position}"] = channel
+                m.d.comb += [
+                    channel.x.eq(words_in[lane * depth + position]),
+                    channel.is_valid.eq(is_valid[position]),
+                    channel.peak.eq(peak),
+                ]
+                channels.append(channel)
+            m.d.sync += [
+                word_peak.eq(reduce_tree(larger, (channel.score for channel in channels))),
+                word_sum.eq(reduce_tree(add, (channel.y for channel in channels))),
+            ]
+            with m.If(is_peaking[1]):
+                m.d.sync += peak.eq(Mux(peak_first | (word_peak > peak), word_peak, peak))
+            with m.If(sum_exp):
+                m.d.sync += sums[lane].eq(word_sum + Mux(sum_first, 0, sums[lane]))
+            with m.If(take_uniform):
+                m.d.sync += sums[lane].eq(self.live - 1)
+            exponentials += [Cat(channel.y, Const(0, 1)) for channel in channels]
+
+        # Every live token but CLS, which is column 0 of the first word.
+        is_counted = Cat(is_valid[0] & ~is_first, is_valid[1:])
+        uniform = Cat(Cat(is_counted[position], Const(0, 7)) for position in range(depth))
+        m.d.comb += [
+            queue.reserve.eq(take_exp | take_uniform),
+            queue.push.eq(is_exp_out | take_uniform),
+            queue.data.eq(Mux(take_uniform, uniform.replicate(lanes), Cat(exponentials))),
+        ]
+
+        # Row scale
+        with m.If((take_exp | take_uniform) & is_last):
+            m.d.sync += is_scale_owed.eq(1)
+        with m.If((sum_exp & sum_last) | (take_uniform & is_last)):
+            m.d.sync += is_sum_complete.eq(1)
+        with m.If(do_scale):
+            m.d.sync += [is_scale_owed.eq(0), is_sum_complete.eq(0)]
+        m.d.comb += [
+            row_scale.i.valid.eq(is_sum_complete),
+            row_scale.i.payload.sums.eq(sums),
+            row_scale.i.payload.mult.eq(mult),
+            row_scale.i.payload.shift.eq(shift),
+            self.row_scale_writes.valid.eq(row_scale.o.valid),
+            self.row_scale_writes.payload.address.eq(scale_walk.o.payload),
+            self.row_scale_writes.payload.data.eq(row_scale.o.payload),
+            self.row_scale_writes.payload.enable.eq(~0),
+            row_scale.o.ready.eq(self.row_scale_writes.ready),
+            scale_walk.o.ready.eq(row_scale.o.valid & row_scale.o.ready),
+        ]
+        return m
