@@ -1,0 +1,168 @@
+"""Post-training quantization: a float network and calibration pictures become an integer network."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quant.bounds import prove_bounds
+from quant.config import NetworkConfig
+from quant.fake_quant import Mode, Quantized
+from quant.network import U8, IntegerNetwork
+from quant.network_file import TENSOR_DTYPES
+from quant.observe import RangeObserver
+from quant.quantize import check_thresholds, quantize
+from quant.torch_forward import TorchForward, scale_name
+
+WIDE_SCALES = ("residual", "head")
+"""Scales of int16 tensors; every other scale is that of an int8 tensor."""
+FIXED_FORMATS = (".scores", ".token_score", ".head_score", ".keep_score", ".tokens")
+"""Taps whose scale the contract fixes, by the end of their names."""
+CALIBRATION_BATCH = 16
+
+Leaf = TypeVar("Leaf")
+
+
+def parameter_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every float parameter: timm's for the transformer, ours for the selectors."""
+    dim, heads, head_dim, hidden = config.embed_dim, config.num_heads, config.head_dim, config.head_branch_hidden
+    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, dim), "pos_embed": (1, config.num_tokens, dim)}
+    weights: dict[str, tuple[int, ...]] = {
+        "patch_embed.proj": (dim, config.in_chans, config.patch_size, config.patch_size),
+        "norm": (dim,),
+        "head": (config.num_classes, dim),
+    }
+    for number in range(config.depth):
+        weights |= {
+            f"blocks.{number}.norm1": (dim,),
+            f"blocks.{number}.attn.qkv": (3 * dim, dim),
+            f"blocks.{number}.attn.proj": (dim, dim),
+            f"blocks.{number}.norm2": (dim,),
+            f"blocks.{number}.mlp.fc1": (config.mlp_hidden, dim),
+            f"blocks.{number}.mlp.fc2": (dim, config.mlp_hidden),
+        }
+    for number in range(len(config.selectors)):
+        weights |= {
+            f"selectors.{number}.norm": (dim,),
+            f"selectors.{number}.local": (heads, head_dim // 2, head_dim),
+            f"selectors.{number}.token1": (heads, head_dim // 2, head_dim),
+            f"selectors.{number}.token2": (heads, head_dim // 4, head_dim // 2),
+            f"selectors.{number}.token_score": (heads, 2, head_dim // 4),
+            f"selectors.{number}.head1": (hidden, heads),
+            f"selectors.{number}.head_score": (heads, hidden),
+        }
+    for name, shape in weights.items():
+        shapes[f"{name}.weight"] = shape
+        # A bias has one value an output channel; the last axis of a head's layer is its input.
+        shapes[f"{name}.bias"] = shape[:2] if len(shape) == 3 else shape[:1]
+    return shapes
+
+
+def check_parameters(state_dict: Mapping[str, Any], config: NetworkConfig) -> dict[str, Tensor]:
+    """Return the parameters as float32 tensors. Raises ValueError naming the first that is missing, extra or misfit."""
+    shapes = parameter_shapes(config)
+    if unknown := sorted(set(state_dict) - set(shapes)):
+        raise ValueError(f"parameter {unknown[0]} is not part of this topology")
+    parameters = {}
+    for name, shape in shapes.items():
+        if name not in state_dict:
+            raise ValueError(f"parameter {name} is missing")
+        value = torch.as_tensor(state_dict[name]).detach().to(torch.float32)
+        if tuple(value.shape) != shape:
+            raise ValueError(f"parameter {name} must have shape {shape}, not {tuple(value.shape)}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"parameter {name} must be finite")
+        parameters[name] = value
+    return parameters
+
+
+def calibrate(
+    parameters: Mapping[str, Tensor],
+    config: NetworkConfig,
+    pictures_u8: U8,
+    mean: Sequence[float],
+    std: Sequence[float],
+    thresholds: Sequence[int] | None = None,
+) -> dict[str, float]:
+    """Observe the float network on pictures (n, C, S, S) and return the scale of every tensor by `scale_name`."""
+    observers: defaultdict[str, RangeObserver] = defaultdict(RangeObserver)
+
+    def record(tap: str, tensor: Quantized, valid: Tensor) -> None:
+        if not tap.endswith(FIXED_FORMATS):
+            observers[scale_name(tap)].add(tensor.value[valid].cpu().numpy())
+
+    forward = TorchForward(
+        config,
+        Mode.FLOAT,
+        parameters=parameters,
+        mean=tuple(mean),
+        std=tuple(std),
+        thresholds=check_thresholds(config, thresholds),
+        record=record,
+    )
+    if len(pictures_u8) == 0:
+        raise ValueError("calibration needs at least one picture")
+    device = next(iter(parameters.values())).device
+    with torch.no_grad():
+        for start in range(0, len(pictures_u8), CALIBRATION_BATCH):
+            forward.run(torch.as_tensor(pictures_u8[start : start + CALIBRATION_BATCH], device=device))
+    return {name: observer.scale(16 if name in WIDE_SCALES else 8) for name, observer in observers.items()}
+
+
+def convert(
+    state_dict: Mapping[str, Any],
+    config: NetworkConfig,
+    pictures_u8: U8,
+    mean: Sequence[float],
+    std: Sequence[float],
+    thresholds: Sequence[int] | None = None,
+) -> IntegerNetwork:
+    """Quantize a float network after training.
+
+    state_dict holds torch tensors or numpy arrays; pictures_u8 (n, C, S, S) calibrate the ranges; mean and std, one
+    per channel, normalise pixels scaled to 0..1; thresholds, one per selector, default to 0.5. Raises ValueError.
+    """
+    parameters = check_parameters(state_dict, config)
+    scales = calibrate(parameters, config, pictures_u8, mean, std, thresholds)
+    network = to_arrays(quantize(parameters, config, scales, mean, std, thresholds))
+    prove_bounds(network)
+    return network
+
+
+def to_arrays(network: IntegerNetwork) -> IntegerNetwork:
+    """Turn the tensors of a network into numpy arrays of their own narrow types."""
+
+    def narrow(name: str, value: Any) -> Any:
+        return value.cpu().numpy().astype(TENSOR_DTYPES[name.rsplit("_", 1)[1]])
+
+    return _map_leaves(network, narrow, Tensor)
+
+
+def to_tensors(network: IntegerNetwork, device: torch.device | str = "cpu") -> IntegerNetwork:
+    """Turn the arrays of a network into int64 tensors, as quant.torch_forward takes them."""
+
+    def widen(name: str, value: Any) -> Any:
+        return torch.from_numpy(value.astype(np.int64)).to(device)
+
+    return _map_leaves(network, widen, np.ndarray)
+
+
+def _map_leaves(value: Leaf, change: Any, leaf: type[Any], name: str = "") -> Leaf:
+    """Replace every leaf of nested dataclasses and tuples by change(name, leaf)."""
+    if isinstance(value, leaf):
+        result: Leaf = change(name, value)
+        return result
+    if isinstance(value, tuple):
+        return type(value)(_map_leaves(item, change, leaf, name) for item in value)
+    if is_dataclass(value) and not isinstance(value, NetworkConfig):
+        changed = {
+            field.name: _map_leaves(getattr(value, field.name), change, leaf, field.name) for field in fields(value)
+        }
+        return replace(value, **changed)  # type: ignore[type-var]
+    return value
