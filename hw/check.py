@@ -1,0 +1,204 @@
+"""The program checker: fields, addresses and order of a finished program, found without the compiler's bookkeeping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from hw.config import AccelConfig
+from hw.dependency import Footprint, Space, Span, footprints, memory_word_bytes, space_words
+from hw.isa import UNIT_OF, Descriptor, Drain, Memory, Opcode, Region, Unit
+from hw.regmap import NUM_TOKEN_REGISTERS
+from hw.tiling import TRANSFER_BYTES
+from quant.fixed import SHIFT_MAX
+
+if TYPE_CHECKING:
+    from hw.program import Program
+
+ROW_SCALE_SHIFT_MAX = 31
+"""Largest shift of row_scale and of LayerNorm's affine step (quant.approx)."""
+
+_ALWAYS = {"opcode", *(f"wait_{unit.name.lower()}" for unit in Unit)}
+_SOURCE = {"src_base", "src_stride", "src_words"}
+_TARGET = {"dst_base", "dst_stride"}
+_TRANSFER = {"memory", "region", "offset", "length"}
+
+FIELDS: dict[Opcode, set[str]] = {
+    Opcode.END: set(),
+    Opcode.LOAD: _TRANSFER | {"dst_base"},
+    Opcode.STORE: _TRANSFER | {"src_base"},
+    Opcode.KEYS: _SOURCE | _TARGET,
+    Opcode.VALUES: _SOURCE | _TARGET,
+    Opcode.GEMM: _SOURCE | _TARGET | {"mode", "aux_base", "aux_stride", "rows", "cols"},
+    Opcode.BEGIN: {"rows"},
+    Opcode.LAYER_NORM: _SOURCE | _TARGET | {"param_base", "dim", "shift", "eps", "rows"},
+    Opcode.SOFTMAX: {"src_base", "src_stride", "row_base", "mult", "shift"} | _TARGET,
+    Opcode.UNIFORM: {"dst_base", "row_base", "mult", "shift"},
+    Opcode.SELECT: {"src_base", "src_stride", "aux_base", "aux_stride", "heads", "threshold"},
+    Opcode.COMPACT: _SOURCE | {"index"},
+}
+"""The fields that each opcode may use, besides the opcode and the waits."""
+
+MODE_FIELDS: dict[Drain, set[str]] = {
+    Drain.INT8: {"param_base"},
+    Drain.GELU: {"param_base", "mult", "shift", "one", "curve"},
+    Drain.SIGMOID: {"param_base"},
+    Drain.ROW_SCALE: {"row_base"},
+    Drain.SCORE: {"mult", "shift"},
+    Drain.RESIDUAL: {"param_base"},
+    Drain.WIDE: {"param_base"},
+}
+"""What each mode of GEMM uses in addition."""
+
+
+def check_program(program: Program, config: AccelConfig) -> None:
+    """Raise ValueError naming the first descriptor that breaks a rule of docs/architecture.md sections 4 and 5.
+
+    config is that of the core that shall run the program.
+    """
+    if program.config != config:
+        raise ValueError(
+            f"config must be the one that the program was compiled for, {program.config!r}, not {config!r}"
+        )
+    descriptors = program.descriptors
+    _check_end(descriptors)
+    region_bytes = {
+        Region.WEIGHTS: len(program.weights),
+        Region.INPUT: program.input_bytes,
+        Region.OUTPUT: program.output_bytes,
+    }
+    tokens = 0
+    for index, descriptor in enumerate(descriptors):
+        _check_fields(index, descriptor)
+        tokens = descriptor.rows if descriptor.opcode == Opcode.BEGIN else tokens
+        _check_values(index, descriptor, config, region_bytes, tokens)
+    accesses = list(footprints(descriptors, config))
+    for index, access in enumerate(accesses):
+        _check_addresses(index, descriptors[index], access, config)
+    check_order(descriptors, accesses)
+
+
+def _check_end(descriptors: Sequence[Descriptor]) -> None:
+    ends = [index for index, descriptor in enumerate(descriptors) if descriptor.opcode == Opcode.END]
+    if ends != [len(descriptors) - 1]:
+        raise ValueError(f"END must be the last descriptor, {len(descriptors) - 1}, and no other, not at {ends!r}")
+
+
+def _check_fields(index: int, descriptor: Descriptor) -> None:
+    if descriptor.opcode not in list(Opcode):
+        raise ValueError(f"opcode of descriptor {index} must be an Opcode, not {descriptor.opcode!r}")
+    opcode = Opcode(descriptor.opcode)
+    allowed = _ALWAYS | FIELDS[opcode]
+    if opcode is Opcode.GEMM:
+        if descriptor.mode not in list(Drain):
+            raise ValueError(f"mode of descriptor {index} must be a Drain, not {descriptor.mode!r}")
+        allowed |= MODE_FIELDS[Drain(descriptor.mode)]
+    for field in fields(Descriptor):
+        if field.name not in allowed and getattr(descriptor, field.name):
+            raise ValueError(f"{field.name} of descriptor {index} ({opcode.name}) must be 0, as it is not used")
+
+
+def _check_values(
+    index: int, descriptor: Descriptor, config: AccelConfig, region_bytes: dict[Region, int], tokens: int
+) -> None:
+    """Check the values that are no addresses: what each unit was proven for."""
+    d, opcode = descriptor, Opcode(descriptor.opcode)
+
+    def require(name: str, is_legal: bool, what: str) -> None:
+        if not is_legal:
+            raise ValueError(f"{name} of descriptor {index} ({opcode.name}) must be {what}, not {getattr(d, name)!r}")
+
+    if opcode in (Opcode.LOAD, Opcode.STORE):
+        is_load = opcode is Opcode.LOAD
+        memories = [Memory.ACT, Memory.WIDE, *([Memory.WEIGHT, Memory.PARAM] if is_load else [Memory.TOKEN])]
+        regions = [Region.WEIGHTS, Region.INPUT] if is_load else [Region.OUTPUT]
+        require("memory", d.memory in memories, f"one of {', '.join(memory.name for memory in memories)}")
+        require("region", d.region in regions, f"one of {', '.join(region.name for region in regions)}")
+        require("offset", d.offset % TRANSFER_BYTES == 0, f"a multiple of {TRANSFER_BYTES}")
+        unit_bytes = max(TRANSFER_BYTES, memory_word_bytes(d.memory, config))
+        require("length", d.length > 0 and d.length % unit_bytes == 0, f"a positive multiple of {unit_bytes}")
+        size = region_bytes[Region(d.region)]
+        require("offset", d.offset + d.length <= size, f"at most {size - d.length}, the end of its region")
+    elif opcode is Opcode.BEGIN:
+        require("rows", 1 <= d.rows <= config.max_tokens, f"in 1..{config.max_tokens}")
+    elif opcode is not Opcode.END:
+        if not tokens:
+            raise ValueError(f"descriptor {index} ({opcode.name}) must come after a BEGIN")
+        require("rows", d.rows <= config.max_tokens, f"at most {config.max_tokens}")
+        if opcode in (Opcode.SOFTMAX, Opcode.UNIFORM, Opcode.LAYER_NORM):
+            require("shift", d.shift <= ROW_SCALE_SHIFT_MAX, f"at most {ROW_SCALE_SHIFT_MAX}")
+        else:
+            require("shift", d.shift <= SHIFT_MAX, f"at most {SHIFT_MAX}")
+        if opcode in (Opcode.SOFTMAX, Opcode.UNIFORM):
+            require("mult", d.mult >= 1 << 15, "at least 2**15")
+        if opcode in (Opcode.KEYS, Opcode.VALUES, Opcode.LAYER_NORM, Opcode.COMPACT):
+            require("src_words", d.src_words > 0, "positive")
+        if opcode is Opcode.LAYER_NORM:
+            require("dim", d.dim == d.src_words * config.depth, f"src_words * {config.depth}")
+            require("eps", d.eps > 0, "positive")
+        if opcode is Opcode.SELECT:
+            require("heads", d.heads > 0, "positive")
+        if opcode is Opcode.COMPACT:
+            require("index", d.index < NUM_TOKEN_REGISTERS, f"below {NUM_TOKEN_REGISTERS}")
+
+
+def _check_addresses(index: int, descriptor: Descriptor, access: Footprint, config: AccelConfig) -> None:
+    sizes, name = space_words(config), Opcode(descriptor.opcode).name
+    for span in access.reads + access.writes:
+        if span.end > sizes[span.space]:
+            raise ValueError(
+                f"descriptor {index} ({name}) must stay inside the {sizes[span.space]} words of {span.space.name}, "
+                f"not reach word {span.end - 1}"
+            )
+    # WIDE is updated in place, word by word; a GEMM or an operand load reads its words more than once.
+    read, written = _word_sets(access.reads), _word_sets(access.writes)
+    for space in (Space.ACT, Space.WEIGHT):
+        if read[space] & written[space]:
+            raise ValueError(f"descriptor {index} ({name}) must not write words of {space.name} that it reads")
+
+
+def _word_sets(spans: Sequence[Span]) -> dict[Space, int]:
+    """Return the words of each space as the set bits of an integer."""
+    sets = dict.fromkeys(Space, 0)
+    for span in spans:
+        run = (1 << span.words) - 1
+        for i in range(span.count):
+            sets[span.space] |= run << (span.base + i * span.stride)
+    return sets
+
+
+def check_order(descriptors: Sequence[Descriptor], accesses: Sequence[Footprint]) -> None:
+    """Prove that the waits order every two descriptors of different units of which one writes what the other touches.
+
+    The happens-before relation is the transitive closure of each unit's own order and of the waits, as vector clocks.
+    Raises ValueError for a wait that nothing before it can satisfy, or for a pair that is not ordered.
+    """
+    clocks: list[tuple[int, ...]] = []  # of each descriptor: the descriptors of each unit that it comes after
+    of_unit: dict[Unit, list[int]] = {unit: [] for unit in Unit}
+    reads, writes = zip(*((_word_sets(a.reads), _word_sets(a.writes)) for a in accesses), strict=True)
+    for index, descriptor in enumerate(descriptors[:-1]):  # END waits for every unit by itself
+        unit = UNIT_OF[Opcode(descriptor.opcode)]
+        before = [of_unit[unit][-1]] if of_unit[unit] else []
+        for other, wait in zip(Unit, descriptor.waits, strict=True):
+            if wait > len(of_unit[other]) or (other is unit and wait):
+                raise ValueError(
+                    f"wait_{other.name.lower()} of descriptor {index} must be 0..{len(of_unit[other])} and 0 for its own "
+                    f"unit, not {wait}"
+                )
+            before += [of_unit[other][wait - 1]] if wait else []
+        clock = [max((clocks[earlier][other] for earlier in before), default=0) for other in Unit]
+        for earlier in before:
+            own = UNIT_OF[Opcode(descriptors[earlier].opcode)]
+            clock[own] = max(clock[own], of_unit[own].index(earlier) + 1)
+        clocks.append(tuple(clock))
+        for other in Unit:
+            for earlier in of_unit[other][clock[other] :] if other is not unit else []:
+                for space in Space:
+                    if (writes[earlier][space] & (reads[index][space] | writes[index][space])) or (
+                        reads[earlier][space] & writes[index][space]
+                    ):
+                        raise ValueError(
+                            f"descriptor {index} must wait for descriptor {earlier}: both touch {space.name} and one writes"
+                        )
+        of_unit[unit].append(index)

@@ -1,0 +1,96 @@
+"""Placement of weights: the DDR image, LOADs ahead of their layers, and the addresses that the layers read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from hw.allocate import Ring
+from hw.config import AccelConfig
+from hw.isa import Descriptor, Memory, Opcode, Region
+from hw.schedule import Chunk, Step
+from hw.tiling import TRANSFER_BYTES, round_up, transfer_words
+
+LOADS_AHEAD = 2
+"""Chunks loaded after each descriptor that frees one. Two let the lead grow by one a layer until the rings are full,
+without holding the first layers back behind a long run of LOADs."""
+
+
+@dataclass
+class Placement:
+    """What place_weights gives: the descriptors with their LOADs, the layer of each, and the WEIGHTS region."""
+
+    image: bytearray
+    descriptors: list[Descriptor] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+
+    def append(self, descriptor: Descriptor, layer: str) -> None:
+        """Add a descriptor that works for a layer."""
+        self.descriptors.append(descriptor)
+        self.layers.append(layer)
+
+
+def place_weights(steps: Sequence[Step], config: AccelConfig, weight_base: int, image: bytes) -> Placement:
+    """Insert the LOADs of all chunks and fill in param_base and aux_base of the steps that use them.
+
+    WEIGHT from weight_base on and all of PARAM are rings: a chunk is loaded as soon, in program order, as its words
+    are free. image is the start of the WEIGHTS region, already in use; chunks follow it. Every chunk must fit an
+    empty ring.
+    """
+    placement = Placement(bytearray(image))
+    rings = {
+        Memory.WEIGHT: Ring(weight_base, ring_words(config.weight_words - weight_base, config.weight_bytes)),
+        Memory.PARAM: Ring(0, ring_words(config.param_words, config.param_bytes)),
+    }
+    word_bytes = {Memory.WEIGHT: config.weight_bytes, Memory.PARAM: config.param_bytes}
+    waiting = deque((step.chunk, step.layer) for step in steps if step.chunk)
+    placed: deque[dict[Memory, int]] = deque()
+
+    def load_next() -> None:
+        """Load the next chunk if it fits."""
+        chunk, layer = waiting[0]
+        parts = _parts(chunk)
+        words = {memory: transfer_words(len(data) // word_bytes[memory], word_bytes[memory]) for memory, data in parts}
+        if all(rings[memory].fits(count) for memory, count in words.items()):
+            waiting.popleft()
+            placed.append({memory: rings[memory].take(count) for memory, count in words.items()})
+            for memory, data in parts:
+                length = words[memory] * word_bytes[memory]
+                placement.append(
+                    Descriptor(
+                        Opcode.LOAD,
+                        memory=memory,
+                        region=Region.WEIGHTS,
+                        offset=len(placement.image),
+                        length=length,
+                        dst_base=placed[-1][memory],
+                    ),
+                    layer,
+                )
+                placement.image += data.ljust(round_up(length, TRANSFER_BYTES), b"\0")
+
+    for step in steps:
+        if not step.chunk:
+            placement.append(step.descriptor, step.layer)
+            continue
+        if not placed:
+            load_next()
+        bases = placed.popleft()
+        aux = {"aux_base": bases[Memory.WEIGHT]} if step.chunk.weights else {}
+        placement.append(replace(step.descriptor, param_base=bases[Memory.PARAM], **aux), step.layer)
+        for memory in bases:
+            rings[memory].release()
+        for _ in range(min(LOADS_AHEAD, len(waiting))):
+            load_next()
+    return placement
+
+
+def ring_words(words: int, word_bytes: int) -> int:
+    """Words of a ring in `words` words of memory: whole 64-byte blocks."""
+    granule = transfer_words(1, word_bytes)
+    return words // granule * granule
+
+
+def _parts(chunk: Chunk) -> list[tuple[Memory, bytes]]:
+    return [(memory, data) for memory, data in ((Memory.WEIGHT, chunk.weights), (Memory.PARAM, chunk.params)) if data]

@@ -1,0 +1,212 @@
+"""Steps of a program under construction: descriptors, the buffers that they use, and the taps that they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hw.allocate import Allocator
+from hw.config import AccelConfig
+from hw.isa import Descriptor, Drain, Memory, Opcode, Region
+from hw.taps import Tap
+from hw.tiling import TRANSFER_BYTES, Channels, ceil_div, round_up, split_columns, transfer_words
+from hw.weights import pack_norm_params, pack_params, pack_weights, pick_columns
+from quant.network import GeluLayer, LinearLayer, NormLayer
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a descriptor needs in WEIGHT and PARAM before it runs; weights may be empty."""
+
+    weights: bytes
+    params: bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """A descriptor, the layer that it works for, and its chunk, whose addresses hw/prefetch.py fills in."""
+
+    descriptor: Descriptor
+    layer: str
+    chunk: Chunk | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A buffer of row tiles in ACT or WIDE: word w of row tile i is at base + i * stride + w."""
+
+    memory: Memory
+    base: int
+    stride: int
+    tiles: int
+
+    def part(self, first_word: int) -> Tensor:
+        """Return the same rows from word first_word on."""
+        return replace(self, base=self.base + first_word)
+
+
+def operand(tensor: Tensor, words: int | None = None) -> dict[str, int]:
+    """Return the src_ fields that read `words` words of each row (all of them by default)."""
+    return {
+        "src_base": tensor.base,
+        "src_stride": tensor.stride,
+        "src_words": tensor.stride if words is None else words,
+    }
+
+
+def result(tensor: Tensor) -> dict[str, int]:
+    """Return the dst_ fields that write the rows of a tensor."""
+    return {"dst_base": tensor.base, "dst_stride": tensor.stride}
+
+
+@dataclass
+class Schedule:
+    """Steps in program order, and the memory and OUTPUT space that they take.
+
+    Buffers live in program order: `take` before the step that writes them, `release` after the last that reads them.
+    tokens is the largest live count, stage the COMPACTs so far, weight_words the ring left beside the operands.
+    """
+
+    config: AccelConfig
+    tokens: int
+    weight_words: int
+    is_tapped: bool
+    stage: int = 0
+    output_bytes: int = 0
+    steps: list[Step] = field(default_factory=list)
+    taps: list[Tap] = field(default_factory=list)
+    memories: dict[Memory, Allocator] = field(
+        default_factory=lambda: {Memory.ACT: Allocator(), Memory.WIDE: Allocator()}
+    )
+
+    def word_bytes(self, memory: Memory) -> int:
+        """Bytes of one ACT or WIDE word."""
+        return self.config.wide_bytes if memory is Memory.WIDE else self.config.act_bytes
+
+    def take(self, memory: Memory, row_words: int, rows: int | None = None) -> Tensor:
+        """Return a new buffer of `rows` rows (all tokens by default), of a size that a STORE can move."""
+        tiles = ceil_div(self.tokens if rows is None else rows, self.config.rows)
+        words = transfer_words(tiles * row_words, self.word_bytes(memory))
+        return Tensor(memory, self.memories[memory].take(words), row_words, tiles)
+
+    def release(self, *tensors: Tensor) -> None:
+        """Free buffers; the tensors must be those that `take` returned, not parts."""
+        for tensor in tensors:
+            self.memories[tensor.memory].release(tensor.base)
+
+    def reserve_output(self, length: int) -> int:
+        """Return the offset of `length` new bytes of the OUTPUT region."""
+        offset = self.output_bytes
+        self.output_bytes += round_up(length, TRANSFER_BYTES)
+        return offset
+
+    def emit(self, layer: str, opcode: Opcode, **fields: int) -> None:
+        """Append a descriptor that needs no weights."""
+        self.steps.append(Step(Descriptor(opcode, **fields), layer))
+
+    def transfer_bytes(self, tensor: Tensor) -> int:
+        """Bytes that LOAD or STORE moves for a whole buffer."""
+        word_bytes = self.word_bytes(tensor.memory)
+        return transfer_words(tensor.tiles * tensor.stride, word_bytes) * word_bytes
+
+    def load(self, layer: str, tensor: Tensor, region: Region, offset: int) -> None:
+        """Fill a whole buffer from DDR."""
+        self.emit(
+            layer,
+            Opcode.LOAD,
+            memory=tensor.memory,
+            region=region,
+            offset=offset,
+            length=self.transfer_bytes(tensor),
+            dst_base=tensor.base,
+        )
+
+    def store(self, layer: str, tensor: Tensor, offset: int) -> None:
+        """Copy a whole buffer to the OUTPUT region."""
+        self.emit(
+            layer,
+            Opcode.STORE,
+            memory=tensor.memory,
+            region=Region.OUTPUT,
+            offset=offset,
+            length=self.transfer_bytes(tensor),
+            src_base=tensor.base,
+        )
+
+    def store_tokens(self, layer: str, offset: int) -> None:
+        """Copy the list of live tokens to the OUTPUT region."""
+        length = round_up(2 * self.tokens, TRANSFER_BYTES)
+        self.emit(layer, Opcode.STORE, memory=Memory.TOKEN, region=Region.OUTPUT, offset=offset, length=length)
+
+    def norm(self, name: str, layer: NormLayer, src: Tensor, dst: Tensor, rows: int = 0) -> None:
+        """LayerNorm of whole rows, WIDE -> ACT."""
+        fields = operand(src) | result(dst) | {"rows": rows, "shift": layer.shift, "eps": layer.eps}
+        descriptor = Descriptor(Opcode.LAYER_NORM, dim=len(layer.gamma_i16), **fields)
+        self.steps.append(Step(descriptor, name, Chunk(b"", pack_norm_params(layer, self.config))))
+
+    def linear(
+        self, name: str, mode: Drain, layer: LinearLayer, src: dict[str, int], dst: Tensor, **fields: int
+    ) -> None:
+        """A layer of (out, in) weights, in as many GEMMs as its weights need to fit; src as `operand` gives it."""
+        for run in split_columns(name, len(layer.weight_i8), src["src_words"], self.config, self.weight_words):
+            part = pick_columns(layer, run.first, run.count)
+            descriptor = Descriptor(
+                Opcode.GEMM,
+                mode=mode,
+                aux_stride=src["src_words"],
+                cols=run.count,
+                **src,
+                **result(dst.part(run.first // self.config.depth)),
+                **fields,
+            )
+            chunk = Chunk(pack_weights(part.weight_i8, self.config), pack_params(part, self.config))
+            self.steps.append(Step(descriptor, name, chunk))
+
+    def gelu_linear(
+        self, name: str, layer: GeluLayer, src: dict[str, int], dst: Tensor, constants: tuple[int, int]
+    ) -> None:
+        """A linear layer followed by GELU; constants (one, curve) as quant.approx.gelu_constants gives them."""
+        one, curve = constants
+        self.linear(
+            name,
+            Drain.GELU,
+            layer.linear,
+            src,
+            dst,
+            mult=layer.out_mult,
+            shift=layer.out_shift,
+            one=one,
+            curve=curve,
+        )
+
+    def tap(self, name: str, tensor: Tensor, dtype: str, channels: Channels, rows: int = 0) -> None:
+        """Store a (live or `rows`, channels) result, if taps are wanted."""
+        if self.is_tapped:
+            offset = self.reserve_output(self.transfer_bytes(tensor))
+            self.taps.append(
+                Tap(name, self.stage, tensor.memory, dtype, offset, tensor.stride, channels.positions, rows)
+            )
+            self.store(name, tensor, offset)
+
+    def tap_tokens(self, name: str) -> None:
+        """Store the list of live tokens, if taps are wanted."""
+        if self.is_tapped:
+            offset = self.reserve_output(2 * self.tokens)
+            self.taps.append(Tap(name, self.stage, Memory.TOKEN, "uint16", offset))
+            self.store_tokens(name, offset)
+
+    def head_tap(self, name: str, tensor: Tensor, dtype: str, heads: int) -> Callable[[Tensor, int], None]:
+        """Declare a (heads, live, live) result stored in buffers like `tensor`; the function returned stores a head."""
+        if not self.is_tapped:
+            return _store_nothing
+        head_bytes = self.transfer_bytes(tensor)
+        offset = self.reserve_output(heads * head_bytes)
+        self.taps.append(
+            Tap(name, self.stage, tensor.memory, dtype, offset, tensor.stride, heads=heads, head_bytes=head_bytes)
+        )
+        return lambda buffer, head: self.store(name, buffer, offset + head * head_bytes)
+
+
+def _store_nothing(_buffer: Tensor, _head: int) -> None:
+    """A tap that nobody wants."""
