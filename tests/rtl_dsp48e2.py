@@ -1,0 +1,61 @@
+"""Model of the DSP48E2 primitive for Amaranth's simulator: what UG579 documents for a multiply-add cascade."""
+
+from amaranth.hdl import Const, Elaboratable, Module, Signal, Value, signed
+
+from hw.rtl.delay import delay
+
+FIXED_PARAMETERS = {
+    "AMULTSEL": "A", "BMULTSEL": "B", "USE_MULT": "MULTIPLY", "USE_SIMD": "ONE48", "ADREG": 0, "DREG": 0,
+    "CREG": 1, "ALUMODEREG": 0, "CARRYINREG": 0, "CARRYINSELREG": 0, "INMODEREG": 0, "OPMODEREG": 0,
+}  # fmt: skip
+ENABLES = ("CEA2", "CEB2", "CEM", "CEP")
+IDLE_INPUTS = (
+    "ACIN", "ALUMODE", "BCIN", "C", "CARRYCASCIN", "CARRYIN", "CARRYINSEL", "D", "INMODE", "MULTSIGNIN", "CEA1",
+    "CEAD", "CEALUMODE", "CEB1", "CEC", "CECARRYIN", "CECTRL", "CED", "CEINMODE", "RSTA", "RSTALLCARRYIN",
+    "RSTALUMODE", "RSTB", "RSTC", "RSTCTRL", "RSTD", "RSTINMODE", "RSTM", "RSTP",
+)  # fmt: skip
+
+
+class Dsp48e2Model(Elaboratable):
+    """The part of a DSP48E2 that UG579 documents for a multiply-add; stands in for its Instance.
+
+    Raises AssertionError if an input or parameter asks for anything that is not modelled.
+    """
+
+    def __init__(self, name, **arguments):
+        assert name == "DSP48E2"
+        self.arguments = arguments
+
+    def take(self, name):
+        value = self.arguments.pop(name)
+        return value.value if isinstance(value, Const) else value
+
+    def elaborate(self, platform):
+        m = Module()
+        for name, value in FIXED_PARAMETERS.items():
+            assert self.take(f"p_{name}") == value, name
+        assert [self.take(f"i_{name}") for name in ENABLES] == [1, 1, 1, 1]
+        assert not any(self.take(f"i_{name}") for name in IDLE_INPUTS)
+        self.take("i_CLK")
+        opmode, rounding = self.take("i_OPMODE"), self.take("p_RND")
+        stages = {name: self.take(f"p_{name}") for name in ("AREG", "ACASCREG", "BREG", "BCASCREG", "MREG", "PREG")}
+        assert stages["AREG"] == stages["ACASCREG"] and stages["BREG"] == stages["BCASCREG"]
+        a, b = Value.cast(self.arguments.pop("i_A")), Value.cast(self.arguments.pop("i_B"))
+        p, pcout = self.arguments.pop("o_P"), self.arguments.pop("o_PCOUT")
+        pcin = Value.cast(self.arguments.pop("i_PCIN"))
+        assert not self.arguments, self.arguments
+        assert (len(a), len(b), len(pcin), len(p), len(pcout)) == (30, 18, 48, 48, 48)
+
+        # The multiplier takes A[26:0] and B[17:0]; its 45-bit product passes the X and Y multiplexers together.
+        a, b = delay(m, a, stages["AREG"], name="a"), delay(m, b, stages["BREG"], name="b")
+        product = Signal(signed(45))
+        m.d.comb += product.eq(a[:27].as_signed() * b.as_signed())
+        product = delay(m, product, stages["MREG"], name="product")
+        assert opmode & 0b1111 == 0b0101
+        z = {0b000: Const(0, 48), 0b001: pcin}[opmode >> 4 & 0b111]
+        w = {0b00: 0, 0b10: rounding}[opmode >> 7]
+        total = Signal(48)
+        m.d.comb += total.eq(z + w + product)
+        total = delay(m, total, stages["PREG"], name="p")
+        m.d.comb += [p.eq(total), pcout.eq(total)]
+        return m
