@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ROW_SCALE_SHIFT_MAX = 31
 """Largest shift of row_scale and of LayerNorm's affine step (quant.approx)."""
 
+WordSets = dict[Space, int]
+"""Words of each space as the set bits of an integer."""
+
 _ALWAYS = {"opcode", *(f"wait_{unit.name.lower()}" for unit in Unit)}
 _SOURCE = {"src_base", "src_stride", "src_words"}
 _TARGET = {"dst_base", "dst_stride"}
@@ -158,8 +161,7 @@ def _check_addresses(index: int, descriptor: Descriptor, access: Footprint, conf
             raise ValueError(f"descriptor {index} ({name}) must not write words of {space.name} that it reads")
 
 
-def _word_sets(spans: Sequence[Span]) -> dict[Space, int]:
-    """Return the words of each space as the set bits of an integer."""
+def _word_sets(spans: Sequence[Span]) -> WordSets:
     sets = dict.fromkeys(Space, 0)
     for span in spans:
         run = (1 << span.words) - 1
@@ -174,31 +176,39 @@ def check_order(descriptors: Sequence[Descriptor], accesses: Sequence[Footprint]
     The happens-before relation is the transitive closure of each unit's own order and of the waits, as vector clocks.
     Raises ValueError for a wait that nothing before it can satisfy, or for a pair that is not ordered.
     """
-    clocks: list[tuple[int, ...]] = []  # of each descriptor: the descriptors of each unit that it comes after
+    clocks: list[list[int]] = []  # of each descriptor: how many of each unit are complete when it is, itself included
     of_unit: dict[Unit, list[int]] = {unit: [] for unit in Unit}
-    reads, writes = zip(*((_word_sets(a.reads), _word_sets(a.writes)) for a in accesses), strict=True)
+    words = [(_word_sets(access.reads), _word_sets(access.writes)) for access in accesses]
     for index, descriptor in enumerate(descriptors[:-1]):  # END waits for every unit by itself
         unit = UNIT_OF[Opcode(descriptor.opcode)]
-        before = [of_unit[unit][-1]] if of_unit[unit] else []
+        predecessors = of_unit[unit][-1:]
         for other, wait in zip(Unit, descriptor.waits, strict=True):
-            if wait > len(of_unit[other]) or (other is unit and wait):
+            limit = 0 if other is unit else len(of_unit[other])
+            if wait > limit:
                 raise ValueError(
-                    f"wait_{other.name.lower()} of descriptor {index} must be 0..{len(of_unit[other])} and 0 for its own "
-                    f"unit, not {wait}"
+                    f"wait_{other.name.lower()} of descriptor {index} must be in 0..{limit}, what precedes it in the "
+                    f"program, not {wait}"
                 )
-            before += [of_unit[other][wait - 1]] if wait else []
-        clock = [max((clocks[earlier][other] for earlier in before), default=0) for other in Unit]
-        for earlier in before:
-            own = UNIT_OF[Opcode(descriptors[earlier].opcode)]
-            clock[own] = max(clock[own], of_unit[own].index(earlier) + 1)
-        clocks.append(tuple(clock))
+            predecessors += of_unit[other][wait - 1 : wait]
+        clock = [max((clocks[earlier][other] for earlier in predecessors), default=0) for other in Unit]
         for other in Unit:
-            for earlier in of_unit[other][clock[other] :] if other is not unit else []:
-                for space in Space:
-                    if (writes[earlier][space] & (reads[index][space] | writes[index][space])) or (
-                        reads[earlier][space] & writes[index][space]
-                    ):
-                        raise ValueError(
-                            f"descriptor {index} must wait for descriptor {earlier}: both touch {space.name} and one writes"
-                        )
+            for earlier in of_unit[other][clock[other] :] if other is not unit else ():
+                space = _conflict(words[earlier], words[index])
+                if space is not None:
+                    raise ValueError(
+                        f"descriptor {index} must wait for descriptor {earlier}: one writes what the other touches in "
+                        f"{space.name}"
+                    )
         of_unit[unit].append(index)
+        clock[unit] = len(of_unit[unit])
+        clocks.append(clock)
+
+
+def _conflict(first: tuple[WordSets, WordSets], second: tuple[WordSets, WordSets]) -> Space | None:
+    """Return a space in which one (reads, writes) pair writes a word that the other reads or writes."""
+    for space in Space:
+        reads, writes = first[0][space], first[1][space]
+        other_reads, other_writes = second[0][space], second[1][space]
+        if writes & (other_reads | other_writes) or reads & other_writes:
+            return space
+    return None

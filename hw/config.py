@@ -71,6 +71,11 @@ class AccelConfig:
         return 2 * self.row_tiles
 
     @property
+    def token_words(self) -> int:
+        """Words of the TOKEN memory: max_tokens in whole 64-byte blocks, as a STORE moves them."""
+        return -(-self.max_tokens // 32) * 32
+
+    @property
     def act_bytes(self) -> int:
         """Bytes of one ACT word: R lanes of K int8."""
         return self.rows * self.depth
@@ -135,6 +140,30 @@ CONFIGS: dict[str, AccelConfig] = {
         weight_words=2048,
         param_words=256,
         max_tokens=64,
+    ),
+    # ZCU102 (912 BRAM36): 2048 MACs, 752 blocks of memory at 4 KiB each; holds DeiT-Tiny and DeiT-Small.
+    "zcu102_2048": AccelConfig(
+        rows=8,
+        columns=32,
+        depth=8,
+        act_words=8192,
+        wide_words=3072,
+        weight_words=8192,
+        param_words=1024,
+        max_tokens=256,
+        axi_ports=4,
+    ),
+    # The same memories in words twice as wide: 4096 MACs, the cheapest array of that size.
+    "zcu102_4096": AccelConfig(
+        rows=8,
+        columns=32,
+        depth=16,
+        act_words=4096,
+        wide_words=1536,
+        weight_words=4096,
+        param_words=512,
+        max_tokens=256,
+        axi_ports=4,
     ),
 }
 

@@ -76,7 +76,7 @@ def space_words(config: AccelConfig) -> dict[Space, int]:
         Space.WIDE: config.wide_words,
         Space.WEIGHT: config.weight_words,
         Space.PARAM: config.param_words,
-        Space.TOKEN: config.max_tokens,
+        Space.TOKEN: config.token_words,
         Space.ROW_SCALE: config.row_scale_words,
         Space.LIVE: 1,
         Space.DECISION: 1,

@@ -192,13 +192,32 @@ def _add_heads(
 
 
 def add_selector(
-    schedule: Schedule, network: NetworkConfig, selector: Selector, residual: Tensor, operands: OperandBuffers
+    schedule: Schedule,
+    network: NetworkConfig,
+    selector: Selector,
+    residual: Tensor,
+    uniform: Tensor,
+    operands: OperandBuffers,
 ) -> None:
-    """One token selector: both branches, the decision, and the compaction of the residual."""
+    """One token selector: both branches, the decision, and the compaction of the residual.
+
+    uniform is a row tile that nothing else uses, so that the ones of the pooled mean are written while the array still
+    works on the layer before.
+    """
     name, depth, constants = f"selectors.{schedule.stage}", schedule.config.depth, gelu_constants(1.0)
     tiling = SelectorTiling.of(network, depth)
     by_head = Channels.dense(network.num_heads)
     hidden_channels = Channels.dense(network.head_branch_hidden)
+    # UNIFORM writes the row scales of one row tile; the pooled mean reads those of all.
+    for tile in range(residual.tiles):
+        schedule.emit(
+            f"{name}.pooled",
+            Opcode.UNIFORM,
+            dst_base=uniform.base,
+            row_base=tile,
+            mult=selector.pool_mult,
+            shift=selector.pool_shift,
+        )
     normed = schedule.take(Memory.ACT, residual.stride)
     schedule.norm(f"{name}.norm", selector.norm, residual, normed)
     schedule.tap(f"{name}.norm", normed, "int8", Channels.dense(network.embed_dim))
@@ -212,7 +231,7 @@ def add_selector(
     schedule.release(hidden)
 
     feature = schedule.take(Memory.ACT, tiling.local.words(depth))
-    _add_features(schedule, tiling, selector, name, normed, feature, operands)
+    _add_features(schedule, tiling, selector, name, normed, feature, uniform, operands)
     schedule.release(normed)
     token1 = schedule.take(Memory.ACT, tiling.token1.words(depth))
     token2 = schedule.take(Memory.ACT, tiling.token2.words(depth))
@@ -258,20 +277,10 @@ def _add_features(
     name: str,
     normed: Tensor,
     feature: Tensor,
+    uniform: Tensor,
     operands: OperandBuffers,
 ) -> None:
     """[local, pooled] of every group; the pooled mean is a product with ones, and every row gets a copy."""
-    uniform = schedule.take(Memory.ACT, ceil_div(schedule.tokens, tiling.depth), rows=1)
-    # UNIFORM writes the row scale of one row tile; the product below reads one for each.
-    for tile in range(feature.tiles):
-        schedule.emit(
-            f"{name}.pooled",
-            Opcode.UNIFORM,
-            dst_base=uniform.base,
-            row_base=tile,
-            mult=selector.pool_mult,
-            shift=selector.pool_shift,
-        )
 
     def add_local(group: int) -> None:
         layer = join_heads(
@@ -314,7 +323,6 @@ def _add_features(
     add_pooled(tiling.groups - 1)
     schedule.tap(f"{name}.local", feature, "int8", tiling.local)
     schedule.tap(f"{name}.pooled", feature, "int8", tiling.pooled, rows=1)
-    schedule.release(uniform)
 
 
 def _add_decision(

@@ -20,7 +20,7 @@ from hw.prefetch import place_weights, ring_words
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.schedule import Schedule
 from hw.taps import Tap
-from hw.tiling import TRANSFER_BYTES, Channels, ceil_div, round_up, transfer_words
+from hw.tiling import Channels, ceil_div, transfer_words
 from hw.weights import pack_tokens
 from quant.config import NetworkConfig
 from quant.network import I8, I16, U16, IntegerNetwork
@@ -62,7 +62,8 @@ class Program:
 
     def logits(self, output: bytes) -> I16:
         """Return the (num_classes,) logits of the OUTPUT region."""
-        return _logits_tap(self.network_config, self.config).read(output, 1, self.config)[0]
+        logits_i16: I16 = _logits_tap(self.network_config, self.config).read(output, 1, self.config)[0]
+        return logits_i16
 
     def tokens(self, output: bytes, count: int) -> U16:
         """Return the `count` tokens that reached the last block: CLS is 0, patch p is p + 1, the package 65535."""
@@ -105,11 +106,12 @@ def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = F
     tokens_offset = schedule.reserve_output(2 * topology.num_tokens)
     residual = schedule.take(Memory.WIDE, topology.embed_dim // config.depth)
     logits = schedule.take(Memory.WIDE, ceil_div(topology.num_classes, config.depth), rows=1)
+    uniform = schedule.take(Memory.ACT, ceil_div(topology.num_tokens, config.depth), rows=1)
 
     add_embedding(schedule, network, residual)
     for number, block in enumerate(network.blocks):
         if number in topology.selectors:
-            add_selector(schedule, topology, network.selectors[schedule.stage], residual, operands)
+            add_selector(schedule, topology, network.selectors[schedule.stage], residual, uniform, operands)
         add_block(schedule, topology, block, f"blocks.{number}", residual, operands)
     add_head(schedule, network.norm, network.head, residual, logits)
     schedule.store("head", logits, logits_offset)
@@ -155,12 +157,8 @@ def _check_limits(network: NetworkConfig, config: AccelConfig) -> None:
         )
     if network.embed_dim > MAX_DIM:
         raise ValueError(f"embed_dim must be at most {MAX_DIM}, not {network.embed_dim}")
-    stored_tokens = round_up(2 * network.num_tokens, TRANSFER_BYTES) // 2
-    if stored_tokens > config.max_tokens:
-        raise ValueError(
-            f"max_tokens must be at least {stored_tokens} for {network.num_tokens} tokens in whole "
-            f"{TRANSFER_BYTES}-byte blocks, not {config.max_tokens}"
-        )
+    if network.num_tokens > config.max_tokens:
+        raise ValueError(f"max_tokens must be at least {network.num_tokens}, not {config.max_tokens}")
     if len(network.selectors) > NUM_TOKEN_REGISTERS:
         raise ValueError(f"selectors must be at most {NUM_TOKEN_REGISTERS}, not {len(network.selectors)}")
     if network.num_heads > 255:

@@ -23,7 +23,7 @@ def _padded(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def pack_tokens(values: NDArray[Any], config: AccelConfig) -> bytes:
-    """Pack an (N, Q) int8 or int16 tensor into ACT or WIDE words: ceil(N/R) row tiles of ceil(Q/K) words, zero padded."""
+    """Pack an (N, Q) int8 or int16 tensor into ACT or WIDE words: ceil(N/R) row tiles of ceil(Q/K), zero padded."""
     tiles, words = ceil_div(values.shape[0], config.rows), ceil_div(values.shape[1], config.depth)
     padded = _padded(values, (tiles * config.rows, words * config.depth))
     tiled = padded.reshape(tiles, config.rows, words, config.depth).transpose(0, 2, 1, 3)  # (tile, word, lane, K)

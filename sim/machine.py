@@ -1,7 +1,7 @@
 """The instruction-set machine: executes a program in numpy, the living definition of the ISA.
 
-Memories, descriptors and DDR regions are those of the RTL (docs/architecture.md sections 3 to 5). A descriptor runs as a
-whole, with the integer functions of quant, and touches only the words that it needs at the true live count.
+Memories, descriptors and DDR regions are those of the RTL (docs/architecture.md sections 3 to 5). A descriptor runs as
+a whole, with the integer functions of quant, and touches only the words that it needs at the true live count.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from hw.config import AccelConfig
 from hw.dependency import Space, memory_word_bytes, space_words
 from hw.isa import DESCRIPTOR_BYTES, UNIT_OF, Descriptor, Drain, ErrorCode, Memory, Opcode, Region, Unit
+from hw.program import Program
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.tiling import TRANSFER_BYTES, ceil_div
 from hw.weights import PARAM_DTYPE
 from quant.approx import gelu, keep_scores, layer_norm, package_token, row_scale, sigmoid, softmax_rows
 from quant.fixed import requantize, saturate
 from quant.layers import CLS_SCORE, as_weights, exact_matmul, select
+from quant.network import I8
 from quant.reference import PACKAGE_TOKEN
 
 Values = NDArray[Any]
@@ -32,8 +34,8 @@ Values = NDArray[Any]
 class RunResult:
     """How a run ended.
 
-    error_index is the program index of the descriptor that failed, 0 without an error. token_counts[i] is the live count
-    after the COMPACT of index i, for as many as ran. executed counts the completed descriptors, END included.
+    error_index is the program index of the descriptor that failed, 0 without an error. token_counts[i] is the live
+    count after the COMPACT of index i, for as many as ran. executed counts the completed descriptors, END included.
     """
 
     error: ErrorCode
@@ -72,8 +74,21 @@ class Machine:
         self._row_scale = _initial((config.row_scale_words, rows, 2), rng).astype(np.int64) % 48
         self._live, self._has_package = 0, False
         self._score_u16, self._merged = np.zeros(0, np.int64), np.zeros(0, bool)
+        self._rng = rng
         self._regions: Mapping[Region, bytearray] = {}
         self._token_counts: dict[int, int] = {}
+
+    def run_picture(
+        self, program: Program, patches_i8: I8, shuffle: np.random.Generator | None = None
+    ) -> tuple[RunResult, bytes]:
+        """Run a program on one picture, patches_i8 (num_patches, patch_dim); return how it ended and the OUTPUT region."""
+        output = bytearray(program.output_bytes if self._rng is None else self._rng.bytes(program.output_bytes))
+        regions = {
+            Region.WEIGHTS: bytearray(program.weights),
+            Region.INPUT: bytearray(program.pack_input(patches_i8)),
+            Region.OUTPUT: output,
+        }
+        return self.run(program.program_bytes(), regions, shuffle), bytes(output)
 
     def run(
         self, program: bytes, regions: Mapping[Region, bytearray], shuffle: np.random.Generator | None = None
@@ -166,8 +181,8 @@ class Machine:
         if d.memory not in list(Memory) or d.region not in list(Region):
             raise _Fault(ErrorCode.BAD_ADDRESS)
         word_bytes, region = memory_word_bytes(d.memory, self.config), self._regions[Region(d.region)]
-        is_aligned = d.offset % TRANSFER_BYTES == 0 and d.length % TRANSFER_BYTES == 0 and d.length % word_bytes == 0
-        if not is_aligned or d.offset + d.length > len(region):
+        is_aligned = d.offset % TRANSFER_BYTES == 0 and d.length % max(TRANSFER_BYTES, word_bytes) == 0
+        if not is_aligned or not d.length or d.offset + d.length > len(region):
             raise _Fault(ErrorCode.BAD_ADDRESS)
         return self.addresses(Space(d.memory), base, d.length // word_bytes)[0], region
 
@@ -180,7 +195,7 @@ class Machine:
 
     def _store(self, d: Descriptor) -> None:
         addresses, region = self._transfer(d, d.src_base)
-        if d.memory in (Memory.WEIGHT, Memory.PARAM) or d.region != Region.OUTPUT:
+        if d.memory in (Memory.WEIGHT, Memory.PARAM):
             raise _Fault(ErrorCode.BAD_ADDRESS)
         region[d.offset : d.offset + d.length] = self.raw[Memory(d.memory)][addresses].tobytes()
 
@@ -210,8 +225,6 @@ class Machine:
     # GEMM array and drain.
 
     def _gemm(self, d: Descriptor) -> None:
-        if d.mode not in list(Drain):
-            raise _Fault(ErrorCode.BAD_OPCODE)
         config, mode = self.config, Drain(d.mode)
         tiles, columns = self._tiles(d.rows), d.cols or self._live
         depth_words, out_words = d.src_words or ceil_div(self._live, config.depth), ceil_div(columns, config.depth)
@@ -307,13 +320,12 @@ def _decode(program: bytes) -> tuple[dict[Unit, deque[tuple[int, Descriptor]]], 
     """Return the queue of each unit as (program index, descriptor), the index where the program ends, and how."""
     queues: dict[Unit, deque[tuple[int, Descriptor]]] = {unit: deque() for unit in Unit}
     for index in range(len(program) // DESCRIPTOR_BYTES):
-        opcode = program[index * DESCRIPTOR_BYTES]
-        if opcode == Opcode.END:
+        d = Descriptor.unpack(program[index * DESCRIPTOR_BYTES : (index + 1) * DESCRIPTOR_BYTES])
+        if d.opcode == Opcode.END:
             return queues, index, ErrorCode.NONE
-        if opcode not in list(Opcode):
+        if d.opcode not in list(Opcode) or (d.opcode == Opcode.GEMM and d.mode not in list(Drain)):
             return queues, index, ErrorCode.BAD_OPCODE
-        descriptor = Descriptor.unpack(program[index * DESCRIPTOR_BYTES : (index + 1) * DESCRIPTOR_BYTES])
-        queues[UNIT_OF[Opcode(opcode)]].append((index, descriptor))
+        queues[UNIT_OF[Opcode(d.opcode)]].append((index, d))
     return queues, len(program) // DESCRIPTOR_BYTES, ErrorCode.BAD_OPCODE
 
 
