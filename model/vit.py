@@ -144,7 +144,8 @@ class VisionTransformer(nn.Module):
         """Return the tokens (B, 1 + patches, D) that enter block 0."""
         size = (self.config.in_chans, self.config.image_size, self.config.image_size)
         if pictures_u8.dtype != torch.uint8 or pictures_u8.shape[1:] != size:
-            raise ValueError(f"pictures must be uint8 (B, {size}), not {pictures_u8.dtype} {tuple(pictures_u8.shape)}")
+            found = f"{pictures_u8.dtype} {tuple(pictures_u8.shape)}"
+            raise ValueError(f"pictures must be uint8 (B, {', '.join(map(str, size))}), not {found}")
         mean, std = (
             torch.tensor(values, device=pictures_u8.device).view(-1, 1, 1)
             for values in (self.normalisation.mean, self.normalisation.std)
