@@ -150,8 +150,7 @@ class ReadShare(wiring.Component):
     """
 
     def __init__(self, axi_bytes, clients):
-        if not 1 <= clients <= 1 << ID_WIDTH:
-            raise ValueError(f"clients must be in 1..{1 << ID_WIDTH}, not {clients!r}")
+        assert 1 <= clients <= 1 << ID_WIDTH
         beats = stream.Signature(read_beat_layout(axi_bytes), always_ready=True)
         super().__init__(
             {

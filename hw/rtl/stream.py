@@ -54,8 +54,7 @@ class WidthConverter(wiring.Component):
     """
 
     def __init__(self, i_width, o_width):
-        if max(i_width, o_width) % min(i_width, o_width):
-            raise ValueError(f"one width must be a multiple of the other, not {i_width!r} and {o_width!r}")
+        assert max(i_width, o_width) % min(i_width, o_width) == 0
         self._i_width, self._o_width = i_width, o_width
         super().__init__({"i": In(stream.Signature(i_width)), "o": Out(stream.Signature(o_width))})
 

@@ -1,0 +1,128 @@
+"""AXI slaves for Amaranth's simulator: a memory behind the pins of a port, with stalls, errors and protocol checks.
+
+Like those of rtl_streams, each function returns a background testbench that samples at the clock edge. An AxiMemory
+is the state: its bytes, what went over the bus, and how it misbehaves.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from random import Random
+
+SLVERR = 2
+
+
+@dataclass
+class AxiMemory:
+    """Bytes behind AXI ports. `pause` is the probability of a stall per channel and cycle.
+
+    read_errors, write_errors : addresses of 64-byte blocks that answer SLVERR. While `is_hung`, nothing is accepted or
+    answered. reads, writes : (port, address, bytes) of every burst, in the order of their address phases.
+    """
+
+    data: bytearray
+    pause: float = 0.0
+    read_errors: set[int] = field(default_factory=set)
+    write_errors: set[int] = field(default_factory=set)
+    is_hung: bool = False
+    reads: list[tuple[int, int, int]] = field(default_factory=list)
+    writes: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def touches(self, blocks: set[int], address: int, size: int) -> bool:
+        """Tell whether [address, address + size) meets one of the 64-byte blocks."""
+        return any(address < block + 64 and block < address + size for block in blocks)
+
+
+def check_burst(address, beats, axi_bytes, size, kind):
+    """Assert what AXI and the core's own rules demand of an address phase."""
+    assert kind == 1 and 1 << size == axi_bytes  # INCR, full width
+    assert address % 64 == 0
+    assert beats * axi_bytes <= 256
+    assert address // 4096 == (address + beats * axi_bytes - 1) // 4096
+
+
+def axi_reads(pins, memory, port=0, *, axi_bytes, seed=0, latency=3):
+    """Serve AR and R. Bursts of different IDs are answered in random order, those of one ID in order."""
+
+    async def testbench(ctx):
+        random = Random(seed)
+        queues = {0: deque(), 1: deque()}  # of (cycle from which it may be answered, address, beats left)
+        held = None
+        cycle = 0
+        while True:
+            is_hung = memory.is_hung
+            ctx.set(pins.arready, not is_hung and random.random() >= memory.pause)
+            if held is None and not is_hung and random.random() >= memory.pause:
+                due = [id_ for id_, queue in queues.items() if queue and queue[0][0] <= cycle]
+                if due:
+                    held = random.choice(due)
+                    _, address, left = queues[held][0]
+                    is_error = memory.touches(memory.read_errors, address, axi_bytes)
+                    ctx.set(pins.rid, held)
+                    ctx.set(pins.rdata, int.from_bytes(memory.data[address : address + axi_bytes], "little"))
+                    ctx.set(pins.rresp, SLVERR if is_error else 0)
+                    ctx.set(pins.rlast, left == 1)
+            ctx.set(pins.rvalid, held is not None)
+            sampled = await ctx.tick().sample(
+                pins.arvalid, pins.arready, pins.arid, pins.araddr, pins.arlen, pins.arsize, pins.arburst, pins.rready
+            )
+            ar_valid, ar_ready, id_, address, length, size, kind, r_ready = sampled[2:]
+            if held is not None and r_ready:
+                due_cycle, beat_address, left = queues[held].popleft()
+                if left > 1:
+                    queues[held].appendleft((due_cycle, beat_address + axi_bytes, left - 1))
+                held = None
+            if ar_valid and ar_ready:
+                check_burst(address, length + 1, axi_bytes, size, kind)
+                memory.reads.append((port, address, (length + 1) * axi_bytes))
+                queues[id_].append((cycle + latency, address, length + 1))
+            cycle += 1
+
+    return testbench
+
+
+def axi_writes(pins, memory, port=0, *, axi_bytes, seed=0, latency=3):
+    """Serve AW, W and B."""
+
+    async def testbench(ctx):
+        random = Random(seed)
+        bursts, beats, answers = deque(), deque(), deque()
+        is_answering = False
+        cycle = 0
+        while True:
+            is_hung = memory.is_hung
+            ctx.set(pins.awready, not is_hung and random.random() >= memory.pause)
+            ctx.set(pins.wready, not is_hung and random.random() >= memory.pause)
+            if not is_answering and answers and answers[0][0] <= cycle:
+                is_answering = not is_hung and random.random() >= memory.pause
+            if is_answering:
+                ctx.set(pins.bresp, answers[0][1])
+            ctx.set(pins.bvalid, is_answering)
+            sampled = await ctx.tick().sample(
+                *(pins.awvalid, pins.awready, pins.awaddr, pins.awlen, pins.awsize, pins.awburst),
+                *(pins.wvalid, pins.wready, pins.wdata, pins.wstrb, pins.wlast, pins.bready),
+            )
+            aw_valid, aw_ready, address, length, size, kind, w_valid, w_ready, word, strobe, is_last, b_ready = sampled[
+                2:
+            ]
+            if is_answering and b_ready:
+                answers.popleft()
+                is_answering = False
+            if aw_valid and aw_ready:
+                check_burst(address, length + 1, axi_bytes, size, kind)
+                memory.writes.append((port, address, (length + 1) * axi_bytes))
+                bursts.append((address, length + 1))
+            if w_valid and w_ready:
+                assert strobe == (1 << axi_bytes) - 1
+                beats.append((word, is_last))
+            while bursts and len(beats) >= bursts[0][1]:
+                address, count = bursts.popleft()
+                for beat in range(count):
+                    word, is_last = beats.popleft()
+                    assert is_last == (beat == count - 1)
+                    start = address + beat * axi_bytes
+                    memory.data[start : start + axi_bytes] = word.to_bytes(axi_bytes, "little")
+                is_error = memory.touches(memory.write_errors, address, count * axi_bytes)
+                answers.append((cycle + latency, SLVERR if is_error else 0))
+            cycle += 1
+
+    return testbench
