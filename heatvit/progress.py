@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+Report: TypeAlias = Callable[[str, int, int], None]
+"""Called as report(step, done, total); total 0 says that the length of the step is unknown."""
 
 
 def show_progress() -> Progress:
@@ -14,7 +18,13 @@ def show_progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True))
 
 
-def tracker(progress: Progress, step: str) -> Callable[[int, int], None]:
-    """Add a bar and return the function (done, total) that moves it."""
-    task = progress.add_task(step, total=None)
-    return lambda done, total: progress.update(task, completed=done, total=total)
+def reporter(progress: Progress) -> Report:
+    """Return a Report that draws one bar a step; a step that starts again reuses its bar."""
+    tasks: dict[str, TaskID] = {}
+
+    def report(step: str, done: int, total: int) -> None:
+        if step not in tasks:
+            tasks[step] = progress.add_task(step, total=total or None)
+        progress.update(tasks[step], completed=done, total=total or None)
+
+    return report

@@ -38,6 +38,7 @@ class Rtl(TypedDict):
     kept_tokens: list[list[int]]
     cycles: list[int]
     unit_busy: dict[str, float]
+    unit_wait: dict[str, float]
 
 
 class Report(TypedDict):

@@ -1,0 +1,246 @@
+"""The command line: parses, shows progress and prints results; heatvit/flow.py, demo.py and fuzz.py do the work.
+
+Exit codes: 0 done; 1 a comparison failed, or an internal error; 2 bad input, told in one line; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.exceptions import TyperException
+
+from heatvit.files import write_json
+from heatvit.progress import reporter, show_progress
+from sim.verilator import BuildError
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+DEBUG_OPTION = "--debug"
+
+app = typer.Typer(
+    help="Train Vision Transformers with token selectors, turn them into integers, generate their accelerator and "
+    f"prove it bit for bit.\n\nStart with `heatvit demo`. {DEBUG_OPTION} anywhere shows the traceback of an error.",
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.", dir_okay=False)
+]
+Config = Annotated[
+    str, typer.Option("--config", metavar="NAME|FILE.json", help="Accelerator: a named config, or a JSON file.")
+]
+Images = Annotated[
+    str,
+    typer.Option(
+        "--images",
+        metavar="SOURCE",
+        help="A folder of pictures (with one sub-folder a class if labels matter), an .npz pack, digits, "
+        "digits:train or digits:test.",
+    ),
+]
+Count = Annotated[int | None, typer.Option("--count", min=1, help="Use only the first so many pictures.")]
+Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of generated files and cached builds.")]
+
+WORK_FOLDER = Path("build/work")
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME|FILE", help="How to train: digits, or a .json or .toml file.")
+    ] = "digits",
+    network: Annotated[
+        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
+    ] = "digits",
+    images: Images = "digits",
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the checkpoints.")] = Path("build/train"),
+    json_file: JsonFile = None,
+) -> int:
+    """Train a float network; a second call continues where an interrupted one stopped.
+
+    Example: `heatvit train --recipe digits --out build/digits`
+    """
+    from heatvit import flow
+
+    with show_progress() as progress:
+        result = flow.train_network(recipe, network, images, out, progress)
+    return _finish(f"trained: {out}", result, json_file)
+
+
+@app.command()
+def quantize(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Float network, .safetensors.")],
+    out: Annotated[Path, typer.Option("--out", metavar="NET.safetensors", help="Integer network to write.")],
+    calibrate: Annotated[
+        str, typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales; as --images elsewhere.")
+    ] = "digits:train",
+    count: Count = None,
+    json_file: JsonFile = None,
+) -> int:
+    """Turn a float network into integers, with every accumulator bound proven.
+
+    Example: `heatvit quantize build/digits/pruned.safetensors --calibrate digits:train --out build/net.safetensors`
+    """
+    from heatvit import flow
+
+    return _finish(f"quantized: {out}", flow.quantize_network(checkpoint, calibrate, count, out), json_file)
+
+
+@app.command()
+def evaluate(
+    network: Annotated[Path, typer.Argument(metavar="NETWORK", help="Float checkpoint or integer network.")],
+    images: Images = "digits:test",
+    count: Count = None,
+    json_file: JsonFile = None,
+) -> int:
+    """Measure top-1 accuracy, kept tokens and multiply-accumulates on labelled pictures.
+
+    Example: `heatvit evaluate build/net.safetensors --images digits:test`
+    """
+    from heatvit import flow
+
+    with show_progress() as progress:
+        result = flow.evaluate_network(network, images, count, reporter(progress))
+    return _finish(f"evaluated: {network}", result, json_file)
+
+
+@app.command()
+def generate(
+    config: Config = "demo",
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the Verilog.")] = Path("build/verilog"),
+    json_file: JsonFile = None,
+) -> int:
+    """Generate the accelerator's Verilog and print its SHA-256.
+
+    Example: `heatvit generate --config demo --out build/verilog`
+    """
+    from heatvit import hardware
+
+    return _finish(f"generated: {out}", hardware.generate_verilog(config, out), json_file)
+
+
+@app.command()
+def simulate(
+    network: Annotated[Path, typer.Argument(metavar="NETWORK.safetensors", help="Integer network.")],
+    images: Images = "digits:test",
+    count: Annotated[int, typer.Option("--count", min=1, help="Use the first so many pictures.")] = 4,
+    config: Config = "demo",
+    stall_seed: Annotated[
+        int | None, typer.Option("--stall-seed", help="Stall every bus channel at random with this seed.")
+    ] = None,
+    work: Work = WORK_FOLDER,
+    json_file: JsonFile = None,
+) -> int:
+    """Run pictures on the simulated accelerator and compare every layer with the golden model.
+
+    Exit code 1 if anything differs. Example: `heatvit simulate build/net.safetensors --images my_pictures --count 8`
+    """
+    from heatvit import hardware
+
+    with show_progress() as progress:
+        result = hardware.simulate_network(network, images, count, config, work, reporter(progress), stall_seed)
+    return _finish("simulated", result, json_file, failed=result["mismatches"] > 0)
+
+
+@app.command()
+def fuzz(
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same runs.")] = 0,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Random networks to try.")] = 50,
+    work: Work = WORK_FOLDER,
+    json_file: JsonFile = None,
+) -> int:
+    """Compare golden model, machine and RTL on random networks, accelerators, pictures and bus stalls.
+
+    Exit code 1 if anything differs or hangs. Example: `heatvit fuzz --seed 7 --runs 50 --json build/fuzz.json`
+    """
+    from heatvit import fuzz as fuzzing
+
+    with show_progress() as progress:
+        result = fuzzing.fuzz(seed, runs, work, reporter(progress))
+    return _finish("fuzzed", result, json_file, failed=result["mismatches"] + result["hangs"] > 0)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of everything that is made.")] = Path(
+        "build/demo"
+    ),
+    json_file: JsonFile = None,
+) -> int:
+    """Train, quantize, generate, simulate and report on handwritten digits; a second call reuses what is up to date.
+
+    Writes report.html and report.json. Example: `heatvit demo --out build/demo`
+    """
+    from heatvit import demo as demonstration
+
+    with show_progress() as progress:
+        result = demonstration.run_demo(out, progress)
+    print(f"report: {out / 'report.html'}")
+    summary = {name: result[name] for name in ("accuracy", "macs", "qat_equals_golden", "seconds")}
+    rtl = {name: result["rtl"][name] for name in ("images", "layers_compared", "mismatches")}
+    _print_result("demo", {**summary, **{f"rtl {name}": value for name, value in rtl.items()}})
+    if json_file is not None:
+        write_json(json_file, result)
+    return 0 if result["rtl"]["mismatches"] == 0 and result["qat_equals_golden"] else EXIT_FAILED
+
+
+def _finish(title: str, result: dict[str, Any], json_file: Path | None, *, failed: bool = False) -> int:
+    """Print a result, write it as JSON if asked to, and return the exit code."""
+    _print_result(title, result)
+    if json_file is not None:
+        write_json(json_file, result)
+    return EXIT_FAILED if failed else 0
+
+
+def _print_result(title: str, result: dict[str, Any]) -> None:
+    table = Table(title=escape(title), title_justify="left", show_header=False)
+    for name, value in result.items():
+        table.add_row(escape(name), escape(_brief(value)))
+    Console().print(table)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_brief(item)}" for name, item in value.items())
+    if isinstance(value, list) and len(value) > 8:
+        return f"{len(value)} values; --json has them all"
+    return str(value)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code; without --debug, every error is one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    is_debugging = DEBUG_OPTION in arguments
+    command = typer.main.get_command(app)
+    words = [argument for argument in arguments if argument != DEBUG_OPTION] or ["--help"]
+    try:
+        # typer turns an interrupt into this code; --help gives None.
+        exit_code = command.main(words, prog_name="heatvit", standalone_mode=False) or 0
+        return _say("interrupted", exit_code) if exit_code == EXIT_INTERRUPTED else int(exit_code)
+    except Exception as error:
+        if is_debugging:
+            traceback.print_exc()
+        return _tell(error)
+
+
+def _tell(error: Exception) -> int:
+    """Print an error in one line on stderr and return its exit code."""
+    if isinstance(error, TyperException):
+        return _say(f"{error.format_message()} (heatvit COMMAND --help explains)", EXIT_BAD_INPUT)
+    if isinstance(error, ValueError | OSError | BuildError):
+        return _say(str(error), EXIT_BAD_INPUT)
+    return _say(f"internal error, {DEBUG_OPTION} shows where: {type(error).__name__}: {error}", EXIT_FAILED)
+
+
+def _say(message: str, exit_code: int) -> int:
+    print(f"heatvit: {' '.join(message.split())}", file=sys.stderr)
+    return exit_code

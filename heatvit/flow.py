@@ -1,0 +1,119 @@
+"""The pipeline as plain functions, from pictures to the integer network; heatvit/hardware.py goes on from there.
+
+Each command is one function: names and paths in, plain JSON types out. Everything raises ValueError or OSError, in one
+line, for what the caller got wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+from safetensors import SafetensorError, safe_open
+
+from heatvit.files import file_digest, new_file
+from heatvit.golden import evaluate_golden
+from heatvit.pictures import load_split, open_pictures
+from heatvit.progress import Report
+from model import checkpoint
+from model.config import load_network_config
+from model.data import Pictures
+from model.evaluate import Evaluation, evaluate
+from model.recipe import load_recipe
+from model.train import train
+from quant.convert import convert
+from quant.network import U8, IntegerNetwork
+from quant.network_file import METADATA_KEY, load_network, save_network
+
+CALIBRATION_PICTURES = 128
+"""Pictures that fix the activation scales unless a count is given."""
+
+
+def train_network(recipe: str, network: str, images: str, out: Path, progress: Progress) -> dict[str, Any]:
+    """Train a float network on a fixed random 80 % of labelled pictures and measure it on the others.
+
+    Writes dense.safetensors and pruned.safetensors to `out`; goes on where an interrupted run of the same training
+    stopped.
+    """
+    config = load_network_config(network)
+    split = load_split(images, config)
+    trained = train(config, load_recipe(recipe), split.train, split.test, out, progress)
+    return {
+        "dense": str(out / "dense.safetensors"),
+        "pruned": str(out / "pruned.safetensors"),
+        "test_images": len(split.test.labels),
+        "dense_top1": trained.dense_result.top1,
+        "pruned_top1": trained.pruned_result.top1,
+        "macs_ratio": trained.pruned_result.macs_ratio,
+    }
+
+
+def quantize_network(checkpoint_file: Path, calibrate: str, count: int | None, out: Path) -> dict[str, Any]:
+    """Turn a float network into integers with scales from calibration pictures, and write it."""
+    network = checkpoint.load_network(checkpoint_file)
+    pictures, _ = open_pictures(calibrate, network.config, count or CALIBRATION_PICTURES)
+    normalisation = network.normalisation
+    integer_network = convert(
+        network.state_dict(), network.config, load_all(pictures), normalisation.mean, normalisation.std
+    )
+    write_network(integer_network, out)
+    return {
+        "network": str(out),
+        "network_sha256": file_digest(out),
+        "calibration_pictures": len(pictures.labels),
+        "config": network.config.to_dict(),
+    }
+
+
+def evaluate_network(network_file: Path, images: str, count: int | None, report: Report) -> dict[str, Any]:
+    """Measure a float or an integer network: top-1 (None without labels), live tokens, multiply-accumulates."""
+    if is_integer_network(network_file):
+        integer_network = load_network(network_file)
+        config = integer_network.config
+        pictures, is_labelled = open_pictures(images, config, count)
+        result = evaluate_golden(integer_network, pictures, lambda done, total: report("evaluate", done, total))
+    else:
+        float_network = checkpoint.load_network(network_file)
+        config = float_network.config
+        pictures, is_labelled = open_pictures(images, config, count)
+        result = evaluate(float_network, config, pictures)
+    return {
+        "network": str(network_file),
+        "arithmetic": "integer" if is_integer_network(network_file) else "float",
+        "images": len(pictures.labels),
+        "top1": result.top1 if is_labelled else None,
+        "num_tokens": config.num_tokens,
+        **work_of(result),
+    }
+
+
+def load_all(pictures: Pictures) -> U8:
+    """Return the pixels of all pictures (N, C, size, size)."""
+    return pictures.load(np.arange(len(pictures.labels)))
+
+
+def write_network(network: IntegerNetwork, path: Path) -> None:
+    """Write an integer network, whole or not at all."""
+    with new_file(path) as temporary:
+        save_network(network, temporary)
+
+
+def is_integer_network(path: Path) -> bool:
+    """Tell an integer network from anything else by its metadata. Raises OSError if the file cannot be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False
+
+
+def work_of(result: Evaluation) -> dict[str, Any]:
+    """Return live tokens and multiply-accumulates of an evaluation as JSON types."""
+    return {
+        "kept_tokens_mean": [round(float(mean), 3) for mean in result.num_tokens.mean(axis=0)],
+        "macs_dense": result.dense_macs,
+        "macs_mean": float(result.macs.mean()),
+        "macs_ratio": result.macs_ratio,
+    }

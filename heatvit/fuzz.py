@@ -1,0 +1,219 @@
+"""Fuzzing: random networks, accelerators, pictures and bus stalls; golden model, machine and RTL must agree exactly.
+
+Nearly all the time goes into Verilator builds (half a minute each), so a call draws a pool of accelerators first, one
+for every ten runs, and the runs take turns; builds are cached by content. Run i of a seed is the same whatever the
+number of runs is, as long as the pool has the same size.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heatvit.progress import Report
+from heatvit.steps import run_step, source_digest
+from hw.config import AccelConfig
+from hw.isa import ErrorCode
+from hw.program import compile_network
+from quant.network import U8, IntegerNetwork
+from quant.reference import patchify
+from quant.reference import run as run_golden
+from quant.synthetic import random_config, random_network, random_picture
+from sim.cosim import PictureComparison, compare, cosimulate
+from sim.job import Outcome
+from sim.machine import Machine
+
+RUNS_PER_CONFIG = 10
+MAX_MACS = 512
+"""Largest array of the pool: a build takes about as long as it has multipliers."""
+NO_FIT = re.compile(r"(act|wide|weight|param)_words must be |max_tokens must be ")
+"""How the compiler begins to say that a network is too large for an accelerator; other complaints are findings."""
+MAX_DRAWS = 200
+"""Networks tried until one fits the accelerator; a pool whose buffers are this unlucky is a bug."""
+
+
+class Thresholds(Enum):
+    """What the selectors of a run are made to do to its first picture."""
+
+    RANDOM = "random"
+    KEEP_ALL = "keep all"
+    PRUNE_ALL = "prune all"
+    TIE = "tie"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run. pictures_u8 (B, in_chans, size, size); stall_seed None lets the buses run freely."""
+
+    config: AccelConfig
+    network: IntegerNetwork
+    thresholds: Thresholds
+    pictures_u8: U8
+    stall_seed: int | None
+
+
+def draw_config(rng: np.random.Generator) -> AccelConfig:
+    """Draw a legal accelerator of at most MAX_MACS multipliers, with buffers that random networks fit now and then."""
+    while True:
+        depth = int(rng.choice([2, 4, 8]))
+        rows = int(rng.choice([size for size in (2, 4, 8) if size <= depth]))
+        columns = depth * int(rng.choice([1, 2, 4]))
+        if columns >= 4 and rows * columns * depth <= MAX_MACS:
+            break
+    act_words, wide_words = (int(rng.integers(1024, 4097)) for _ in range(2))
+    return AccelConfig(
+        rows=rows,
+        columns=columns,
+        depth=depth,
+        act_words=act_words,
+        wide_words=wide_words,
+        weight_words=int(rng.integers(256, 2049)),
+        param_words=int(rng.integers(64, 513)),
+        max_tokens=int(rng.choice([32, 64])),
+        axi_bytes=int(rng.choice([4, 8, 16])),
+        axi_ports=int(rng.integers(1, 4)),
+    )
+
+
+def draw_pool(seed: int, runs: int) -> list[AccelConfig]:
+    """Return the accelerators of a fuzz call, one for every RUNS_PER_CONFIG runs."""
+    return [draw_config(np.random.default_rng([seed, index])) for index in range(math.ceil(runs / RUNS_PER_CONFIG))]
+
+
+def draw_case(seed: int, run: int, config: AccelConfig) -> Case:
+    """Draw run number `run` for an accelerator: a network that fits, one to three pictures, bus stalls mostly."""
+    rng = np.random.default_rng([seed, 1 << 20, run])
+    network = _fitting_network(rng, config)
+    pictures_u8 = np.stack([random_picture(rng, network.config) for _ in range(rng.integers(1, 4))])
+    thresholds = list(Thresholds)[run % len(Thresholds)]
+    network = with_thresholds(network, thresholds, pictures_u8[0], rng)
+    stall_seed = int(rng.integers(1 << 31)) if rng.random() < 2 / 3 else None
+    return Case(config, network, thresholds, pictures_u8, stall_seed)
+
+
+def with_thresholds(
+    network: IntegerNetwork, thresholds: Thresholds, picture_u8: U8, rng: np.random.Generator
+) -> IntegerNetwork:
+    """Return the network with its selectors' thresholds set; TIE takes the score of one of the picture's tokens."""
+    for stage in range(len(network.selectors)):
+        if thresholds is Thresholds.RANDOM:
+            return network
+        if thresholds is Thresholds.TIE:
+            scores_u16 = run_golden(network, picture_u8).taps[f"selectors.{stage}.keep_score"]
+            code = int(rng.choice(scores_u16[1:])) if len(scores_u16) > 1 else 0
+        else:
+            code = 0 if thresholds is Thresholds.KEEP_ALL else 65535
+        selectors = list(network.selectors)
+        selectors[stage] = replace(selectors[stage], threshold_u16=code)
+        network = replace(network, selectors=tuple(selectors))
+    return network
+
+
+def _fitting_network(rng: np.random.Generator, config: AccelConfig) -> IntegerNetwork:
+    for _ in range(MAX_DRAWS):
+        topology = random_config(rng, channel_multiple=config.depth, max_tokens=min(config.max_tokens, 40))
+        network = random_network(rng, topology)
+        try:
+            compile_network(network, config, taps=True)
+        except ValueError as error:
+            if not NO_FIT.match(str(error)):
+                raise  # the compiler broke one of its own rules
+            continue
+        return network
+    raise ValueError(f"no random network of {MAX_DRAWS} fits {config!r}")
+
+
+def run_case(case: Case, work: Path, report: Report | None = None) -> dict[str, Any]:
+    """Run a case on golden model, machine and RTL; return what was compared, and every disagreement, as JSON types."""
+    machine = compare_machine(case)
+    rtl = cosimulate(case.network, case.pictures_u8, case.config, work, stall_seed=case.stall_seed, progress=report)
+    hangs = sum(_is_hang(picture.outcome) for picture in rtl.pictures)
+    divergences = [picture.divergence for picture in machine if picture.divergence]
+    problems = [f"machine: {divergence}" for divergence in divergences]
+    problems += [f"machine: {picture.failure}" for picture in machine if picture.failure]
+    problems += [f"RTL: {problem}" for problem in (*rtl.failures, rtl.first_divergence) if problem]
+    return {
+        "config": case.config.to_dict(),
+        "network": case.network.config.to_dict(),
+        "thresholds": case.thresholds.value,
+        "stall_seed": case.stall_seed,
+        "pictures": len(case.pictures_u8),
+        "token_counts": [_token_counts(case.network, picture_u8) for picture_u8 in case.pictures_u8],
+        "layers_compared": rtl.layers_compared + sum(picture.layers for picture in machine),
+        "rtl_mismatches": rtl.mismatches - hangs,
+        "machine_mismatches": sum(picture.mismatches + bool(picture.failure) for picture in machine),
+        "hangs": hangs,
+        "problems": problems,
+    }
+
+
+def compare_machine(case: Case) -> list[PictureComparison]:
+    """Run the case's pictures on one machine that starts with garbage in its memories, in a random legal order."""
+    program = compile_network(case.network, case.config, taps=True)
+    rng = np.random.default_rng(len(program.descriptors))
+    machine = Machine(case.config, rng)
+    comparisons = []
+    for index, picture_u8 in enumerate(case.pictures_u8):
+        result, output = machine.run_picture(program, patchify(case.network, picture_u8)[1:], shuffle=rng)
+        error = "" if result.error is ErrorCode.NONE else f"{result.error.name} in descriptor {result.error_index}"
+        outcome = Outcome(output=output, token_counts=tuple(result.token_counts), error=error)
+        comparisons.append(compare(index, case.network, picture_u8, program, outcome))
+    return comparisons
+
+
+def _is_hang(outcome: Outcome) -> bool:
+    """Tell whether a run stopped making progress: by the simulator's clock or by the core's own watchdog."""
+    return outcome.is_hang or outcome.error_code == ErrorCode.WATCHDOG
+
+
+def _token_counts(network: IntegerNetwork, picture_u8: U8) -> list[int]:
+    """Return the live tokens at the start and after each selector."""
+    return [network.config.num_tokens, *run_golden(network, picture_u8, taps=False).num_tokens]
+
+
+def fuzz(seed: int, runs: int, work: Path, report: Report) -> dict[str, Any]:
+    """Run cases 0..runs-1 of a seed. An interrupted call goes on after its last whole case, unless sources changed.
+
+    token_counts_seen are all live token counts that occurred, before and after selectors; mismatches counts values.
+    """
+    pool = draw_pool(seed, runs)
+    sources = source_digest(["heatvit", "quant", "hw", "sim", "bitstreams"])
+    folder = work / "fuzz" / f"seed_{seed}_configs_{len(pool)}"
+    results = []
+    for run in range(runs):
+        report("fuzz", run, runs)
+        config = pool[run % len(pool)]
+        stamp = folder / f"run_{run}.json"
+        case = draw_case(seed, run, config)
+        step = run_step(stamp, {"sources": sources}, [], partial(run_case, case, work, report))
+        results.append({"run": run, **step.values})
+    report("fuzz", runs, runs)
+    return summarise_runs(seed, pool, results)
+
+
+def summarise_runs(seed: int, pool: list[AccelConfig], results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add up the results of run_case; failed holds those in which anything disagreed."""
+    counts = {count for result in results for picture in result["token_counts"] for count in picture}
+    failed = [
+        result for result in results if result["rtl_mismatches"] + result["machine_mismatches"] + result["hangs"] > 0
+    ]
+    return {
+        "seed": seed,
+        "runs": len(results),
+        "mismatches": sum(result["rtl_mismatches"] + result["machine_mismatches"] for result in results),
+        "hangs": sum(result["hangs"] for result in results),
+        "pictures": sum(result["pictures"] for result in results),
+        "layers_compared": sum(result["layers_compared"] for result in results),
+        "stalled_runs": sum(result["stall_seed"] is not None for result in results),
+        "thresholds": {kind.value: sum(r["thresholds"] == kind.value for r in results) for kind in Thresholds},
+        "token_counts_seen": sorted(counts),
+        "configs": [config.to_dict() for config in pool],
+        "failed": failed,
+    }
