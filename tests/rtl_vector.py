@@ -3,6 +3,8 @@
 Tests import it as `tests.rtl_vector`.
 """
 
+from random import Random
+
 from amaranth.hdl import Module
 from amaranth.lib.wiring import connect
 
@@ -30,7 +32,6 @@ def pack_rows(rows, config, base, stride, *, bits, words=None):
 
 def collect_writes(stream, memory, *, pause, seed):
     """Accept writes {address, data, enable} of a stream into the dict `memory`; a background."""
-    from random import Random
 
     async def testbench(ctx):
         random = Random(seed)
@@ -49,11 +50,14 @@ def collect_writes(stream, memory, *, pause, seed):
     return testbench
 
 
-def run_engine(engine, commands, *, live, pause=0.0, **memories):
-    """Execute the commands (Descriptors) back to back on an engine; return {memory name: written words}."""
+def run_engine(engine, commands, *, inputs, watchers=(), pause=0.0, **memories):
+    """Execute the commands (Descriptors) back to back on an engine; return {memory name: written words}.
+
+    inputs {member: value} stay constant; watchers are further backgrounds; memories {name: {address: word}}.
+    """
     m = Module()
     m.submodules.engine = engine
-    written, backgrounds = {}, []
+    written, backgrounds = {}, list(watchers)
     for seed, (name, words) in enumerate(memories.items()):
         width = len(getattr(engine, f"{name}_words").payload)
         reader = MemoryReader(width)
@@ -70,11 +74,12 @@ def run_engine(engine, commands, *, live, pause=0.0, **memories):
 
     async def wait_until_done(ctx):
         nonlocal num_done
-        ctx.set(engine.live, live)
+        for name, value in inputs.items():
+            ctx.set(getattr(engine, name), value)
         while num_done < len(commands):
             _, _, done = await ctx.tick().sample(engine.done)
             num_done += done
 
-    payloads = [{name: value for name, value in vars(command).items()} for command in commands]
+    payloads = [vars(command) for command in commands]
     run(m, source(engine.command, payloads), wait_until_done, backgrounds=backgrounds)
     return written

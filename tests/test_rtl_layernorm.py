@@ -54,7 +54,7 @@ def check(config, cases, *, pause=0.0, live=1):
             )
         )
         results.append((act_base, act_stride, tiles, words, layer_norm(x_i16, gamma_i16, beta_i32, shift, eps)))
-    act = run_engine(LayerNorm(config), commands, live=live, wide=wide, param=param, pause=pause)["act"]
+    act = run_engine(LayerNorm(config), commands, inputs={"live": live}, wide=wide, param=param, pause=pause)["act"]
     for act_base, act_stride, tiles, words, expected_i8 in results:
         for i in range(tiles):
             lanes = [

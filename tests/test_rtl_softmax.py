@@ -49,7 +49,7 @@ def check_softmax(config, tensors_i16, live, *, pause=0.0):
                 shift=SHIFT,
             )
         )
-    written = run_engine(Softmax(config), commands, live=live, wide=wide, pause=pause)
+    written = run_engine(Softmax(config), commands, inputs={"live": live}, wide=wide, pause=pause)
     for index, scores_i16 in enumerate(tensors_i16):
         valid = np.arange(scores_i16.shape[1]) < live
         expected, sums = softmax_rows(scores_i16, valid)
@@ -111,7 +111,7 @@ def test_uniform_matches_its_definition(name: str, live: int, pause: float) -> N
         Descriptor(Opcode.UNIFORM, dst_base=base, row_base=row, mult=MULT, shift=SHIFT)
         for base, row in ((5, 1), (90, 0))
     ]
-    written = run_engine(Softmax(config), commands, live=live, wide={}, pause=pause)
+    written = run_engine(Softmax(config), commands, inputs={"live": live}, wide={}, pause=pause)
     column = np.arange(words * config.depth)
     expected = ((column > 0) & (column < live)).astype(int)
     for command in commands:
@@ -130,7 +130,7 @@ def test_uniform_and_softmax_alternate() -> None:
     wide = pack_rows(scores_i16, config, 0, 1, bits=16)
     softmax = Descriptor(Opcode.SOFTMAX, src_stride=1, dst_stride=1, mult=MULT, shift=SHIFT)
     uniform = Descriptor(Opcode.UNIFORM, dst_base=40, row_base=9, mult=MULT, shift=SHIFT)
-    written = run_engine(Softmax(config), [uniform, softmax, uniform, softmax], live=live, wide=wide)
+    written = run_engine(Softmax(config), [uniform, softmax, uniform, softmax], inputs={"live": live}, wide=wide)
     expected, _ = softmax_rows(scores_i16, np.arange(4) < live)
     got = [unpack_word(written["act"][tile], 8, 8, is_signed=False).reshape(2, 4) for tile in range(2)]
     assert np.concatenate(got)[:live].tolist() == expected.tolist()
