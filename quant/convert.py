@@ -17,6 +17,7 @@ from quant.fake_quant import Mode, Quantized
 from quant.network import U8, IntegerNetwork
 from quant.network_file import TENSOR_DTYPES
 from quant.observe import RangeObserver
+from quant.parameters import parameter_shapes
 from quant.quantize import check_thresholds, quantize
 from quant.torch_forward import TorchForward, scale_name
 
@@ -27,41 +28,6 @@ FIXED_FORMATS = (".scores", ".token_score", ".head_score", ".keep_score", ".toke
 CALIBRATION_BATCH = 16
 
 Leaf = TypeVar("Leaf")
-
-
-def parameter_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every float parameter: timm's for the transformer, ours for the selectors."""
-    dim, heads, head_dim, hidden = config.embed_dim, config.num_heads, config.head_dim, config.head_branch_hidden
-    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, dim), "pos_embed": (1, config.num_tokens, dim)}
-    weights: dict[str, tuple[int, ...]] = {
-        "patch_embed.proj": (dim, config.in_chans, config.patch_size, config.patch_size),
-        "norm": (dim,),
-        "head": (config.num_classes, dim),
-    }
-    for number in range(config.depth):
-        weights |= {
-            f"blocks.{number}.norm1": (dim,),
-            f"blocks.{number}.attn.qkv": (3 * dim, dim),
-            f"blocks.{number}.attn.proj": (dim, dim),
-            f"blocks.{number}.norm2": (dim,),
-            f"blocks.{number}.mlp.fc1": (config.mlp_hidden, dim),
-            f"blocks.{number}.mlp.fc2": (dim, config.mlp_hidden),
-        }
-    for number in range(len(config.selectors)):
-        weights |= {
-            f"selectors.{number}.norm": (dim,),
-            f"selectors.{number}.local": (heads, head_dim // 2, head_dim),
-            f"selectors.{number}.token1": (heads, head_dim // 2, head_dim),
-            f"selectors.{number}.token2": (heads, head_dim // 4, head_dim // 2),
-            f"selectors.{number}.token_score": (heads, 2, head_dim // 4),
-            f"selectors.{number}.head1": (hidden, heads),
-            f"selectors.{number}.head_score": (heads, hidden),
-        }
-    for name, shape in weights.items():
-        shapes[f"{name}.weight"] = shape
-        # A bias has one value an output channel; the last axis of a head's layer is its input.
-        shapes[f"{name}.bias"] = shape[:2] if len(shape) == 3 else shape[:1]
-    return shapes
 
 
 def check_parameters(state_dict: Mapping[str, Any], config: NetworkConfig) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Random integer networks for tests and fuzzing: every code path, with values at the edges of their ranges.
+"""Random networks for tests and fuzzing: every code path, with values at the edges of their ranges.
 
 Multipliers are drawn so that a typical activation spreads over a part of its range; some channels get extreme weights
 or a bias at the edge of the accumulator bound and saturate.
@@ -10,12 +10,14 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quant.approx import KEEP_THRESHOLD_Q16
 from quant.bounds import OPERAND_MAX
 from quant.config import NetworkConfig
 from quant.fixed import WEIGHT_MAX, quantize_multiplier
 from quant.network import I16, U8, Block, GeluLayer, IntegerNetwork, LinearLayer, NormLayer, Selector
+from quant.parameters import parameter_shapes
 from quant.reference import run
 
 OPERAND_SPREAD = 40.0
@@ -65,6 +67,19 @@ def random_picture(rng: np.random.Generator, config: NetworkConfig) -> U8:
     shape = (config.in_chans, config.image_size, config.image_size)
     low, high = [(0, 256), (0, 256), (0, 256), (0, 1), (255, 256)][rng.integers(5)]
     return rng.integers(low, high, shape, dtype=np.uint8)
+
+
+def random_parameters(rng: np.random.Generator, config: NetworkConfig) -> dict[str, NDArray[np.float32]]:
+    """Draw the parameters of a float network whose activations have unit scale, negative gammas included."""
+    parameters = {}
+    for name, shape in parameter_shapes(config).items():
+        values = rng.normal(0, 0.3, shape)
+        if name.endswith(".weight"):
+            # A vector is a LayerNorm's gamma; else all axes but the output channels' are the input.
+            inputs = math.prod(shape[1:]) if len(shape) == 4 else shape[-1]
+            values = 1 + values if len(shape) == 1 else rng.normal(0, 1.5 / math.sqrt(inputs), shape)
+        parameters[name] = values.astype(np.float32)
+    return parameters
 
 
 def random_network(rng: np.random.Generator, config: NetworkConfig) -> IntegerNetwork:
