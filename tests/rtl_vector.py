@@ -1,4 +1,4 @@
-"""Memories around a vector engine: its address and word streams are joined to a MemoryReader, as in the unit.
+"""Surroundings of a vector engine: each pair of address and word streams is joined by a MemoryReader, as in the unit.
 
 Tests import it as `tests.rtl_vector`.
 """
@@ -9,7 +9,7 @@ from amaranth.hdl import Module
 from amaranth.lib.wiring import connect
 
 from hw.rtl.stream import MemoryReader
-from tests.rtl_streams import pack_word, read_port, run, source
+from tests.rtl_streams import pack_word, read_port, run
 
 
 def pack_rows(rows, config, base, stride, *, bits, words=None):
@@ -50,36 +50,62 @@ def collect_writes(stream, memory, *, pause, seed):
     return testbench
 
 
+class Harness:
+    """An engine with its memories. `memories` and `written` are {name: {address: word}}; they may share a dict."""
+
+    def __init__(self, engine, *, memories, written, pause=0.0):
+        self.engine = engine
+        self.module = Module()
+        self.module.submodules.engine = engine
+        self.backgrounds = []
+        for seed, (name, words) in enumerate(memories.items()):
+            self._join(name, words, pause, seed)
+        for seed, (name, words) in enumerate(written.items()):
+            writes = getattr(engine, f"{name}_writes")
+            self.backgrounds.append(collect_writes(writes, words, pause=pause, seed=seed + 10))
+
+    def _join(self, name, words, pause, seed):
+        addresses = getattr(self.engine, f"{name}_addresses")
+        self.module.submodules[name] = reader = MemoryReader(len(getattr(self.engine, f"{name}_words").payload))
+        # The unit checks the extra address bit; here an address that needs it has no word.
+        self.module.d.comb += [
+            reader.addresses.payload.eq(addresses.payload),
+            reader.addresses.valid.eq(addresses.valid),
+            addresses.ready.eq(reader.addresses.ready),
+        ]
+        connect(self.module, reader.words, getattr(self.engine, f"{name}_words"))
+        self.backgrounds.append(read_port(reader.port, words, pause=pause, seed=seed))
+
+    async def issue(self, ctx, command):
+        """Hand the engine one Descriptor."""
+        ctx.set(self.engine.command.payload, vars(command))
+        ctx.set(self.engine.command.valid, 1)
+        await ctx.tick().until(self.engine.command.ready)
+        ctx.set(self.engine.command.valid, 0)
+
+    async def execute(self, ctx, command):
+        """Hand the engine one Descriptor and wait until it is done."""
+        await self.issue(ctx, command)
+        await ctx.tick().until(self.engine.done)
+
+    def run(self, *testbenches, watchers=()):
+        """Simulate until the testbenches have returned."""
+        run(self.module, *testbenches, backgrounds=[*self.backgrounds, *watchers])
+
+
 def run_engine(engine, commands, *, inputs, watchers=(), pause=0.0, **memories):
     """Execute the commands (Descriptors) back to back on an engine; return {memory name: written words}.
 
     inputs {member: value} stay constant; watchers are further backgrounds; memories {name: {address: word}}.
     """
-    m = Module()
-    m.submodules.engine = engine
-    written, backgrounds = {}, list(watchers)
-    for seed, (name, words) in enumerate(memories.items()):
-        width = len(getattr(engine, f"{name}_words").payload)
-        reader = MemoryReader(width)
-        m.submodules[f"{name}_reader"] = reader
-        m.d.comb += reader.addresses.payload.eq(getattr(engine, f"{name}_addresses").payload)
-        m.d.comb += reader.addresses.valid.eq(getattr(engine, f"{name}_addresses").valid)
-        m.d.comb += getattr(engine, f"{name}_addresses").ready.eq(reader.addresses.ready)
-        connect(m, reader.words, getattr(engine, f"{name}_words"))
-        backgrounds.append(read_port(reader.port, words, pause=pause, seed=seed))
-    for seed, member in enumerate(name for name in engine.signature.members if name.endswith("_writes")):
-        memory = written.setdefault(member.removesuffix("_writes"), {})
-        backgrounds.append(collect_writes(getattr(engine, member), memory, pause=pause, seed=seed + 10))
-    num_done = 0
+    written = {name.removesuffix("_writes"): {} for name in engine.signature.members if name.endswith("_writes")}
+    harness = Harness(engine, memories=memories, written=written, pause=pause)
 
-    async def wait_until_done(ctx):
-        nonlocal num_done
+    async def testbench(ctx):
         for name, value in inputs.items():
             ctx.set(getattr(engine, name), value)
-        while num_done < len(commands):
-            _, _, done = await ctx.tick().sample(engine.done)
-            num_done += done
+        for command in commands:
+            await harness.execute(ctx, command)
 
-    payloads = [vars(command) for command in commands]
-    run(m, source(engine.command, payloads), wait_until_done, backgrounds=backgrounds)
+    harness.run(testbench, watchers=watchers)
     return written

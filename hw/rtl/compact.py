@@ -1,0 +1,338 @@
+"""BEGIN and COMPACT engine: it owns the live token count, the token list and the package."""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hw.config import AccelConfig
+from hw.isa import Opcode
+from hw.regmap import NUM_TOKEN_REGISTERS
+from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
+from hw.rtl.delay import delay
+from hw.rtl.ports import READ_LATENCY, descriptor_layout, token_read
+from hw.rtl.requantize import Requantize
+from hw.rtl.row_scale import RowScale
+from hw.rtl.selector import DECISION, WEIGHT_FRACTION_BITS, decision_write, verdict_layout
+from hw.rtl.write_queue import walk_write_layout
+
+PACKAGE_TOKEN = 65535
+PACKAGE_MULT, PACKAGE_SHIFT = 1 << 15, 15
+"""The constants that quant.approx.package_token hands to row_scale: a plain division."""
+WEIGHT_BITS = 16 - WEIGHT_FRACTION_BITS
+
+
+class TokenList(wiring.Component):
+    """Patch index of each live token: one write and one combinational read for COMPACT, a read port for the store unit.
+
+    Members
+    -------
+    write, write_index, write_token : In
+    read_index : In;  read_token : Out(u16) - in the same cycle.
+    port : In(read port, seen from the reader)
+    """
+
+    def __init__(self, config: AccelConfig):
+        self._depth = config.max_tokens
+        super().__init__(
+            {
+                "write": In(1),
+                "write_index": In(range(self._depth)),
+                "write_token": In(16),
+                "read_index": In(range(self._depth)),
+                "read_token": Out(16),
+                "port": In(token_read()),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=16, depth=self._depth, init=[])
+        write, read, store = memory.write_port(), memory.read_port(domain="comb"), memory.read_port()
+        is_granted = self.port.request.valid & self.port.request.ready
+        m.d.comb += [
+            write.en.eq(self.write),
+            write.addr.eq(self.write_index),
+            write.data.eq(self.write_token),
+            read.addr.eq(self.read_index),
+            self.read_token.eq(read.data),
+            self.port.request.ready.eq(1),
+            store.addr.eq(self.port.request.payload),
+            self.port.response.eq(delay(m, store.data, READ_LATENCY - 1, name="response")),
+            self.port.response_valid.eq(delay(m, is_granted, READ_LATENCY, name="valid", reset_less=False)),
+        ]
+        return m
+
+
+class Package(wiring.Component):
+    """Weighted mean of the rows of one channel word: K sums and K requantizers, free running.
+
+    Members
+    -------
+    clear : In(1) - the sums start again.
+    row : In(K x i16), weight : In(u8) - one row per cycle, weight 0 for none.
+    mult : In(16), shift : In(6) - of quant.approx.row_scale.
+    mean : Out(K x i16) - of the rows up to LATENCY cycles before.
+    """
+
+    LATENCY = 3 + Requantize.LATENCY
+
+    def __init__(self, depth):
+        self._depth = depth
+        row = data.ArrayLayout(signed(16), depth)
+        super().__init__(
+            {
+                "clear": In(1),
+                "row": In(row),
+                "weight": In(WEIGHT_BITS),
+                "mult": In(16),
+                "shift": In(6),
+                "mean": Out(row),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        row = delay(m, self.row, 1, name="row")
+        weight = delay(m, self.weight, 1, name="weight")
+        for position in range(self._depth):
+            requantize = Requantize(16)
+            m.submodules[f"requantize_{position}"] = requantize
+            product = Signal(signed(16 + WEIGHT_BITS + 1), name=f"product_{position}", reset_less=True)
+            total = Signal(signed(32), name=f"total_{position}", reset_less=True)
+            m.d.sync += [
+                product.eq(row[position] * weight),
+                total.eq(Mux(self.clear, 0, total + product)),
+            ]
+            m.d.comb += [
+                requantize.acc.eq(total),
+                requantize.mult.eq(self.mult),
+                requantize.shift.eq(self.shift),
+                self.mean[position].eq(requantize.o),
+            ]
+        return m
+
+
+class Compact(wiring.Component):
+    """BEGIN and COMPACT. Golden: the selection rule of docs/architecture.md and quant.approx.package_token.
+
+    COMPACT takes one cycle per live token and channel word and about 12 more per channel word; if nothing leaves it
+    takes two cycles. It works in place: channel word by channel word it reads each row tile once, in order, and writes
+    token t to t' <= t, so a write only meets lanes of row tiles that have been read as a whole; the package follows
+    the last read of its channel word. However long a read takes or waits, none can be overtaken by a write it needs.
+
+    Members
+    -------
+    command : In(stream of descriptor_layout) - taken when idle.
+    done : Out(1) - after the last write;  fault : Out(1) - BEGIN with more than max_tokens rows; frozen until reset.
+    live : Out, has_package : Out(1) - the last live token is a package.
+    token_counts : Out(registers x u16) - live after each COMPACT, by its index.
+    decide, decision, verdict : In - from Select.
+    wide_addresses : Out(address stream);  wide_words : In(word stream);  wide_writes : Out(unchecked writes)
+    token : In(read port of the token list, seen from the reader)
+    """
+
+    def __init__(self, config: AccelConfig):
+        self._config = config
+        super().__init__(
+            {
+                "command": In(stream.Signature(descriptor_layout)),
+                "done": Out(1),
+                "fault": Out(1),
+                "live": Out(range(config.max_tokens + 1)),
+                "has_package": Out(1),
+                "token_counts": Out(data.ArrayLayout(16, NUM_TOKEN_REGISTERS)),
+                "decide": In(1),
+                "decision": In(decision_write(config)),
+                "verdict": In(verdict_layout),
+                "wide_addresses": Out(stream.Signature(WALK_WIDTH)),
+                "wide_words": In(stream.Signature(8 * config.wide_bytes)),
+                "wide_writes": Out(stream.Signature(walk_write_layout(8 * config.wide_bytes, config.rows))),
+                "token": In(token_read()),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, max_tokens = self._config.rows, self._config.max_tokens
+        m.submodules.wide_walk = wide_walk = AddressWalk()
+        m.submodules.package = package = Package(self._config.depth)
+        m.submodules.row_scale = row_scale = RowScale(1)
+        m.submodules.tokens = tokens = TokenList(self._config)
+        connect(m, wide_walk.o, flipped(self.wide_addresses))
+        connect(m, tokens.port, flipped(self.token))
+
+        # Command
+        command = self.command.payload
+        is_begin = command.opcode == Opcode.BEGIN
+        is_merging = self.verdict.pruned != 0
+        is_weightless = self.verdict.weight_sum == 0
+        do_merge = self.command.valid & self.command.ready & ~is_begin & is_merging
+        stride, index = Signal(16, reset_less=True), Signal(16, reset_less=True)
+        rows, words_left = Signal.like(self.live, reset_less=True), Signal(16, reset_less=True)
+        is_first_word = Signal(reset_less=True)
+        m.d.comb += [
+            wide_walk.i.valid.eq(do_merge),
+            wide_walk.i.payload.base.eq(command.src_base),
+            wide_walk.i.payload.inner_step.eq(command.src_stride),
+            wide_walk.i.payload.inner_count.eq((self.live + lanes - 1) // lanes),
+            wide_walk.i.payload.outer_step.eq(1),
+            wide_walk.i.payload.outer_count.eq(command.src_words),
+            row_scale.i.valid.eq(do_merge),
+            row_scale.i.payload.sums[0].eq(Mux(is_weightless, self.verdict.pruned, self.verdict.weight_sum)),
+            row_scale.i.payload.mult.eq(PACKAGE_MULT),
+            row_scale.i.payload.shift.eq(PACKAGE_SHIFT),
+            package.mult.eq(row_scale.o.payload[0].mult),
+            package.shift.eq(row_scale.o.payload[0].shift),
+        ]
+
+        # The row tile being moved: its first lane in front, shifted out lane by lane
+        lane_bits = 8 * self._config.wide_bytes // lanes
+        word = Signal(lanes * lane_bits, reset_less=True)
+        verdicts = Signal(data.ArrayLayout(DECISION, lanes), reset_less=True)
+        front = verdicts[0]
+        lanes_left = Signal(range(lanes + 1))
+        unread = Signal.like(self.live, reset_less=True)
+        tile_decisions = self._remember(m, unread)
+        is_moving, is_packing = Signal(), Signal()
+        do_step = Signal()
+        do_take = self.wide_words.valid & self.wide_words.ready
+        is_tile_done = (lanes_left == 0) | (do_step & (lanes_left == 1))
+        is_word_done = is_moving & is_tile_done & (unread == 0)
+        m.d.comb += [
+            do_step.eq(is_moving & (lanes_left != 0) & (~front.is_kept | self.wide_writes.ready)),
+            self.wide_words.ready.eq(is_moving & is_tile_done & (unread != 0)),
+        ]
+        with m.If(do_take):
+            m.d.sync += [
+                word.eq(self.wide_words.payload),
+                verdicts.eq(tile_decisions),
+                lanes_left.eq(Mux(unread < lanes, unread, lanes)),
+                unread.eq(Mux(unread < lanes, 0, unread - lanes)),
+            ]
+        with m.Elif(do_step):
+            m.d.sync += [
+                word.eq(word >> lane_bits),
+                verdicts.eq(verdicts.as_value() >> DECISION.size),
+                lanes_left.eq(lanes_left - 1),
+            ]
+
+        # Where the next kept token goes
+        source, target = Signal(range(max_tokens), reset_less=True), Signal(range(max_tokens), reset_less=True)
+        target_address, target_lane = Signal(WALK_WIDTH, reset_less=True), Signal(lanes, reset_less=True)
+        word_address = Signal(WALK_WIDTH, reset_less=True)
+        do_write = self.wide_writes.valid & self.wide_writes.ready
+        m.d.comb += [
+            self.wide_writes.valid.eq(is_packing | (is_moving & (lanes_left != 0) & front.is_kept)),
+            self.wide_writes.payload.address.eq(target_address),
+            self.wide_writes.payload.enable.eq(target_lane),
+            self.wide_writes.payload.data.eq(
+                Mux(is_packing, package.mean.as_value(), word[:lane_bits]).replicate(lanes)
+            ),
+        ]
+        with m.If(do_step):
+            m.d.sync += source.eq(source + 1)
+        with m.If(do_write):
+            m.d.sync += [target.eq(target + 1), target_lane.eq(target_lane.rotate_left(1))]
+            with m.If(target_lane[-1]):
+                m.d.sync += target_address.eq(target_address + stride)
+        do_next_word = is_packing & do_write
+        with m.If(do_merge):
+            m.d.sync += [word_address.eq(command.src_base), target_address.eq(command.src_base)]
+        with m.Elif(do_next_word):
+            m.d.sync += [word_address.eq(word_address + 1), target_address.eq(word_address + 1)]
+        with m.If(do_merge | do_next_word):
+            m.d.sync += [unread.eq(self.live), source.eq(0), target.eq(0), target_lane.eq(1)]
+
+        m.d.comb += [
+            package.clear.eq(do_merge | do_next_word),
+            package.row.eq(word[:lane_bits]),
+        ]
+        with m.If(do_step & ~front.is_kept):
+            m.d.comb += package.weight.eq(Mux(is_weightless, 1, front.score[WEIGHT_FRACTION_BITS:]))
+
+        # Token list: numbered by BEGIN, compacted along with the first channel word
+        is_numbering = Signal()
+        m.d.comb += [
+            tokens.read_index.eq(source),
+            tokens.write.eq(is_numbering | (do_write & is_first_word)),
+            tokens.write_index.eq(target),
+            tokens.write_token.eq(Mux(is_numbering, target, Mux(is_packing, PACKAGE_TOKEN, tokens.read_token))),
+        ]
+
+        # Control
+        settled = Signal(range(Package.LATENCY + 1))
+        next_live = Signal.like(self.live)
+        m.d.comb += next_live.eq(self.live - self.verdict.pruned + is_merging)
+        m.d.sync += self.done.eq(0)  # registered, so that live is new when done is seen
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.comb += self.command.ready.eq(1)
+                with m.If(self.command.valid & self.command.ready):
+                    m.d.sync += [
+                        stride.eq(command.src_stride),
+                        index.eq(command.index),
+                        rows.eq(command.rows),
+                        words_left.eq(command.src_words),
+                        is_first_word.eq(1),
+                    ]
+                    with m.If(~is_begin):
+                        m.next = "Commit"
+                        with m.If(is_merging):
+                            m.next = "Move"
+                    with m.Elif(command.rows > max_tokens):
+                        m.next = "Fault"
+                    with m.Else():
+                        m.d.sync += target.eq(0)
+                        m.next = "Number"
+            with m.State("Number"):
+                m.d.comb += is_numbering.eq(1)
+                m.d.sync += target.eq(target + 1)
+                with m.If(target + 1 >= rows):
+                    m.d.sync += [self.live.eq(rows), self.has_package.eq(0), self.token_counts.eq(0), self.done.eq(1)]
+                    m.next = "Idle"
+            with m.State("Move"):
+                m.d.comb += is_moving.eq(1)
+                m.d.sync += settled.eq(0)
+                with m.If(is_word_done):
+                    m.next = "Settle"
+            with m.State("Settle"):
+                with m.If(row_scale.o.valid):
+                    m.d.sync += settled.eq(settled + 1)
+                with m.If(settled == Package.LATENCY):
+                    m.next = "Pack"
+            with m.State("Pack"):
+                m.d.comb += is_packing.eq(1)
+                with m.If(do_write):
+                    m.d.sync += [words_left.eq(words_left - 1), is_first_word.eq(0)]
+                    m.next = "Move"
+                    with m.If(words_left <= 1):
+                        m.next = "Commit"
+            with m.State("Commit"):
+                m.d.comb += row_scale.o.ready.eq(1)
+                m.d.sync += [self.live.eq(next_live), self.has_package.eq(is_merging), self.done.eq(1)]
+                for register, count in enumerate(self.token_counts):
+                    with m.If(index == register):
+                        m.d.sync += count.eq(next_live)
+                m.next = "Idle"
+            with m.State("Fault"):
+                m.d.comb += self.fault.eq(1)
+        return m
+
+    def _remember(self, m, unread):
+        """Add the decision memory; return the decisions of the row tile that the next word holds."""
+        lanes = self._config.rows
+        m.submodules.decisions = memory = Memory(
+            shape=data.ArrayLayout(DECISION, lanes), depth=self._config.row_tiles, init=[]
+        )
+        write, read = memory.write_port(), memory.read_port(domain="comb")
+        row_tile = Signal(range(self._config.row_tiles))
+        with m.If(self.wide_words.valid & self.wide_words.ready):
+            m.d.sync += row_tile.eq(Mux(unread <= lanes, 0, row_tile + 1))
+        m.d.comb += [
+            write.en.eq(self.decide),
+            write.addr.eq(self.decision.row_tile),
+            write.data.eq(self.decision.decisions),
+            read.addr.eq(row_tile),
+        ]
+        return read.data
