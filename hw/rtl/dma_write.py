@@ -6,19 +6,13 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.config import AccelConfig
 from hw.isa import Memory
-from hw.rtl.axi import BLOCK_BYTES, burst_layout
+from hw.rtl.axi import burst_layout
 from hw.rtl.ports import act_read, token_read, unit_signature, wide_read
 from hw.rtl.stream import MemoryReader, WidthConverter
 from hw.rtl.transfer import Transfer, regions_layout
 
 TOKEN_BYTES = 2
 """Bytes of a word of the token list."""
-
-
-def token_words(config: AccelConfig) -> int:
-    """Words of the token list that a STORE may name: the list rounded up to whole blocks of DDR."""
-    tokens_per_block = BLOCK_BYTES // TOKEN_BYTES
-    return -(-config.max_tokens // tokens_per_block) * tokens_per_block
 
 
 class StoreUnit(wiring.Component):
@@ -54,7 +48,7 @@ class StoreUnit(wiring.Component):
         memories = {
             Memory.ACT: (config.act_bytes, config.act_words),
             Memory.WIDE: (config.wide_bytes, config.wide_words),
-            Memory.TOKEN: (TOKEN_BYTES, token_words(config)),
+            Memory.TOKEN: (TOKEN_BYTES, config.token_words),
         }
         ports = {Memory.ACT: self.act, Memory.WIDE: self.wide, Memory.TOKEN: self.token}
         m.submodules.transfer = transfer = Transfer(memories, "src_base")

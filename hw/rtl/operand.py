@@ -148,7 +148,7 @@ class OperandUnit(wiring.Component):
             is_values, step.word >> exact_log2(columns // depth), step.row_tile >> exact_log2(columns // rows)
         )
         tile_word = Mux(is_values, step.row_tile >> exact_log2(depth // rows), step.word)
-        can_take = ~is_pending | request.ready
+        can_take = ~is_pending | (is_inside & request.ready)
         do_take = writes.o.valid & words.valid & can_take
         m.d.comb += [
             writes.o.ready.eq(words.valid & can_take),
@@ -158,7 +158,7 @@ class OperandUnit(wiring.Component):
         ]
         with m.If(request.valid & request.ready):
             m.d.sync += is_pending.eq(0)
-        with m.If(do_take & (~is_pending | is_inside)):
+        with m.If(do_take):
             m.d.sync += [
                 is_pending.eq(1),
                 word.eq(_clip_bytes(words.payload)),

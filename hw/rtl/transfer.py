@@ -75,12 +75,12 @@ class Transfer(wiring.Component):
                     m.next = "Check"
             with m.State("Check"):
                 m.d.comb += [splitter.i.valid.eq(is_legal), self.fault.eq(~is_legal)]
-                m.d.sync += self.address.eq(command[self._base_field])
-                with m.Switch(command.memory):
-                    for memory, (word_bytes, _) in self._memories.items():
-                        with m.Case(memory):
-                            m.d.sync += words_left.eq(command.length >> exact_log2(word_bytes))
                 with m.If(is_legal):
+                    m.d.sync += self.address.eq(command[self._base_field])
+                    with m.Switch(command.memory):
+                        for memory, (word_bytes, _) in self._memories.items():
+                            with m.Case(memory):
+                                m.d.sync += words_left.eq(command.length >> exact_log2(word_bytes))
                     m.next = "Move"
             with m.State("Move"):
                 m.d.comb += self.done.eq(~self.has_words & splitter.idle & self.is_settled)

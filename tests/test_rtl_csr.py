@@ -1,0 +1,167 @@
+"""Register file on AXI4-Lite against hw.regmap.
+
+Testpoints: ID and hash; every register by its access kind: host registers keep what was written and reach the core,
+core registers show the core's value and ignore writes; write strobes; CONTROL pulses START and ABORT for one cycle
+and keeps IRQ_ENABLE; outside the map reads 0 and changes nothing; address and data in any order; stalled responses
+hold and are not lost.
+"""
+
+from random import Random
+
+import pytest
+from rtl_streams import run
+
+from hw.config import CONFIGS
+from hw.regmap import ADDRESS_BITS, ID_VALUE, REGISTERS, Access, Control
+from hw.rtl.csr import INPUTS, OUTPUTS, Csr
+
+CONFIG = CONFIGS["tiny"]
+
+
+async def write(ctx, bus, offset, value, strobe=0b1111, *, data_delay=0, address_delay=0, response_delay=0):
+    """One write access with each channel late by so many cycles."""
+    pending = {"aw": address_delay, "w": data_delay}
+    ctx.set(bus.awaddr, offset)
+    ctx.set(bus.wdata, value)
+    ctx.set(bus.wstrb, strobe)
+    while pending:
+        for channel, delay in pending.items():
+            ctx.set(getattr(bus, f"{channel}valid"), delay <= 0)
+        _, _, *is_taken = await ctx.tick().sample(bus.awvalid & bus.awready, bus.wvalid & bus.wready)
+        pending = {channel: delay - 1 for channel, delay in pending.items() if not is_taken[("aw", "w").index(channel)]}
+        ctx.set(bus.awvalid, 0)
+        ctx.set(bus.wvalid, 0)
+    for _ in range(response_delay):
+        assert ctx.get(bus.bvalid)
+        await ctx.tick()
+    ctx.set(bus.bready, 1)
+    (response,) = await ctx.tick().sample(bus.bresp).until(bus.bvalid)
+    ctx.set(bus.bready, 0)
+    assert response == 0 and not ctx.get(bus.bvalid)
+
+
+async def read(ctx, bus, offset, *, response_delay=0):
+    """One read access whose response is taken so many cycles late."""
+    ctx.set(bus.araddr, offset)
+    ctx.set(bus.arvalid, 1)
+    await ctx.tick().until(bus.arready)
+    ctx.set(bus.arvalid, 0)
+    for _ in range(response_delay):
+        assert ctx.get(bus.rvalid)
+        await ctx.tick()
+    ctx.set(bus.rready, 1)
+    value, response = await ctx.tick().sample(bus.rdata, bus.rresp).until(bus.rvalid)
+    ctx.set(bus.rready, 0)
+    assert response == 0 and not ctx.get(bus.rvalid)
+    return value
+
+
+def simulate(testbench):
+    """Run testbench(ctx, csr) with distinct values on all inputs."""
+    csr = Csr(CONFIG)
+
+    async def prepared(ctx):
+        for index, name in enumerate(INPUTS):
+            ctx.set(getattr(csr, name.lower()), 0xC0DE0000 + index)
+        await testbench(ctx, csr)
+
+    run(csr, prepared)
+
+
+def test_every_register_is_covered():
+    assert set(INPUTS) | set(OUTPUTS) | {"ID", "CONFIG_HASH", "CONTROL"} == set(REGISTERS)
+    assert all(REGISTERS[name].access is Access.READ_ONLY for name in INPUTS)
+    assert all(REGISTERS[name].access is Access.READ_WRITE for name in OUTPUTS)
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+def test_identity_and_core_registers(delay):
+    async def testbench(ctx, csr):
+        assert await read(ctx, csr.bus, REGISTERS["ID"].offset, response_delay=delay) == ID_VALUE
+        assert await read(ctx, csr.bus, REGISTERS["CONFIG_HASH"].offset, response_delay=delay) == CONFIG.hash32
+        for index, name in enumerate(INPUTS):
+            await write(ctx, csr.bus, REGISTERS[name].offset, 0xFFFFFFFF)
+            assert await read(ctx, csr.bus, REGISTERS[name].offset, response_delay=delay) == 0xC0DE0000 + index
+        await write(ctx, csr.bus, REGISTERS["ID"].offset, 0)
+        assert await read(ctx, csr.bus, REGISTERS["ID"].offset) == ID_VALUE
+
+    simulate(testbench)
+
+
+@pytest.mark.parametrize("delays", [(0, 0, 0), (3, 0, 0), (0, 3, 0), (0, 0, 3), (2, 1, 2)])
+def test_host_registers_keep_what_was_written(delays):
+    random = Random(sum(delays))
+    values = {name: random.getrandbits(32) for name in OUTPUTS}
+    keys = ("address_delay", "data_delay", "response_delay")
+
+    async def testbench(ctx, csr):
+        for name, value in values.items():
+            await write(ctx, csr.bus, REGISTERS[name].offset, value, **dict(zip(keys, delays, strict=True)))
+        for name, value in values.items():
+            assert await read(ctx, csr.bus, REGISTERS[name].offset) == value
+            assert ctx.get(getattr(csr, name.lower())) == value
+
+    simulate(testbench)
+
+
+def test_write_strobes():
+    async def testbench(ctx, csr):
+        offset, value = REGISTERS["WATCHDOG"].offset, 0
+        for strobe in range(16):
+            await write(ctx, csr.bus, offset, 0x11111111 * strobe, strobe)
+            mask = sum(0xFF << (8 * byte) for byte in range(4) if strobe >> byte & 1)
+            value = (value & ~mask) | (0x11111111 * strobe & mask)
+            assert await read(ctx, csr.bus, offset) == value
+        await write(ctx, csr.bus, REGISTERS["CONTROL"].offset, Control.IRQ_ENABLE, 0b1110)
+        assert await read(ctx, csr.bus, REGISTERS["CONTROL"].offset) == 0
+
+    simulate(testbench)
+
+
+@pytest.mark.parametrize("value", range(8))
+def test_control(value):
+    pulses = []
+    csr = Csr(CONFIG)
+
+    async def watch(ctx):
+        async for _, _, start, abort in ctx.tick().sample(csr.start, csr.abort):
+            pulses.append((start, abort))
+
+    async def testbench(ctx):
+        await write(ctx, csr.bus, REGISTERS["CONTROL"].offset, value)
+        assert await read(ctx, csr.bus, REGISTERS["CONTROL"].offset) == value & Control.IRQ_ENABLE
+        assert ctx.get(csr.irq_enable) == (value & Control.IRQ_ENABLE != 0)
+
+    run(csr, testbench, backgrounds=[watch])
+    expected = (value & Control.START != 0, value & Control.ABORT != 0)
+    assert [pulse for pulse in pulses if any(pulse)] == [expected] * any(expected)
+
+
+def test_outside_the_map():
+    first = 4 * len(REGISTERS)
+
+    async def testbench(ctx, csr):
+        for offset in (first, first + 4, 1 << (ADDRESS_BITS - 1), (1 << ADDRESS_BITS) - 4):
+            await write(ctx, csr.bus, offset, 0xFFFFFFFF)
+            assert await read(ctx, csr.bus, offset) == 0
+        for name in (*OUTPUTS, "CONTROL"):
+            assert await read(ctx, csr.bus, REGISTERS[name].offset) == 0
+
+    simulate(testbench)
+
+
+def test_reads_without_a_pause():
+    """A master that is always ready gets one value per cycle."""
+
+    async def testbench(ctx, csr):
+        ctx.set(csr.bus.rready, 1)
+        ctx.set(csr.bus.arvalid, 1)
+        values = []
+        for name in INPUTS:
+            ctx.set(csr.bus.araddr, REGISTERS[name].offset)
+            await ctx.tick()
+            assert ctx.get(csr.bus.rvalid)
+            values.append(ctx.get(csr.bus.rdata))
+        assert values == [0xC0DE0000 + index for index in range(len(INPUTS))]
+
+    simulate(testbench)
