@@ -1,0 +1,199 @@
+"""GEMM unit: takes a command, walks its tiles through the array and lets the drain write the result."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hw.config import AccelConfig
+from hw.rtl.delay import delay
+from hw.rtl.drain import DrainUnit
+from hw.rtl.gemm_array import STEP, GemmArray
+from hw.rtl.joint_read import JointRead
+from hw.rtl.packed_dot import Multiplier
+from hw.rtl.ports import (
+    ADDRESS_WIDTH,
+    READ_LATENCY,
+    act_read,
+    act_write,
+    descriptor_layout,
+    param_read,
+    row_scale_read,
+    unit_signature,
+    weight_read,
+    wide_read,
+    wide_write,
+)
+
+
+class Gemm(wiring.Component):
+    """Executes GEMM descriptors (docs/architecture.md section 4).
+
+    One step (R x C x K products) per cycle; a tile of s steps takes max(s, C/K) cycles, and a command about
+    array_latency + ELEMENT_LATENCY more. A command without tokens, columns or steps is done at once.
+
+    Members
+    -------
+    command, done, fault : unit_signature; after a fault the unit is frozen until reset
+    tokens : In(16) - live tokens, sampled when a command starts
+    act, weight, param, wide_read, row_scale : read ports;  act_write, wide_write : write ports
+    """
+
+    def __init__(
+        self,
+        config: AccelConfig,
+        multiplier: Multiplier,
+        column_module: str | None = None,
+        element_module: str | None = None,
+    ):
+        """Take the names of modules generated separately from GemmColumn and DrainElement, or elaborate them here."""
+        self._config, self._multiplier = config, multiplier
+        self._column_module, self._element_module = column_module, element_module
+        super().__init__(
+            {
+                **unit_signature(),
+                "tokens": In(16),
+                "act": Out(act_read(config)),
+                "weight": Out(weight_read(config)),
+                "param": Out(param_read(config)),
+                "wide_read": Out(wide_read(config)),
+                "row_scale": Out(row_scale_read(config)),
+                "act_write": Out(act_write(config)),
+                "wide_write": Out(wide_write(config)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.array = array = GemmArray(config, self._multiplier, self._column_module)
+        m.submodules.drain = drain = DrainUnit(config, self._element_module)
+        m.submodules.reads = reads = JointRead(
+            {
+                "act": (8 * config.act_bytes, config.act_words),
+                "weight": (8 * config.weight_bytes, config.weight_words),
+            }
+        )
+        for name in ("act", "weight"):
+            connect(m, getattr(reads, name), flipped(getattr(self, name)))
+        for name in ("param", "wide_read", "row_scale", "act_write", "wide_write"):
+            connect(m, getattr(drain, name), flipped(getattr(self, name)))
+
+        # Command: sizes in row tiles, output words and steps.
+        descriptor = Signal(descriptor_layout)
+        tokens, rows, cols = Signal(16), Signal(16), Signal(16)
+        row_tiles, words, steps = Signal(16), Signal(16), Signal(16)
+        m.d.comb += [
+            rows.eq(Mux(descriptor.rows == 0, tokens, descriptor.rows)),
+            cols.eq(Mux(descriptor.cols == 0, tokens, descriptor.cols)),
+            drain.descriptor.eq(descriptor),
+            drain.row_tiles.eq(row_tiles),
+            drain.words.eq(words),
+            self.fault.eq(reads.fault | drain.fault),
+        ]
+        start = Signal()
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.comb += self.command.ready.eq(1)
+                with m.If(self.command.valid):
+                    m.d.sync += [descriptor.eq(self.command.payload), tokens.eq(self.tokens)]
+                    m.next = "Size"
+            with m.State("Size"):
+                m.d.sync += [
+                    row_tiles.eq(_ceil_divide(rows, config.rows)),
+                    words.eq(_ceil_divide(cols, config.depth)),
+                    steps.eq(Mux(descriptor.src_words == 0, _ceil_divide(tokens, config.depth), descriptor.src_words)),
+                ]
+                m.next = "Start"
+            with m.State("Start"):
+                m.d.comb += start.eq((row_tiles != 0) & (words != 0) & (steps != 0))
+                m.next = "Run"
+            with m.State("Run"):
+                with m.If(drain.is_idle & ~self.fault):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "Idle"
+        m.d.comb += drain.start.eq(start)
+
+        self._walk_tiles(m, descriptor, row_tiles, words, steps, start, reads, drain, array)
+        return m
+
+    def _walk_tiles(self, m, descriptor, row_tiles, words, steps, start, reads, drain, array):
+        """Offer every step to `reads`: row tiles, in them column tiles, in them steps."""
+        tile_words = self._config.columns // self._config.depth
+        is_walking = Signal()
+        row_tile, step, words_left = Signal(16), Signal(16), Signal(16)
+        # One bit wider than a port's address, to catch an overflow.
+        act_tile, act_address, weight_tile, weight_address = (
+            Signal(ADDRESS_WIDTH + 1, name=name)
+            for name in ("act_tile", "act_address", "weight_tile", "weight_address")
+        )
+        is_last_row = row_tile == row_tiles - 1
+        is_last_tile = words_left <= tile_words
+        is_last_step = step == steps - 1
+        do_step = reads.i.valid & reads.i.ready
+
+        # A last step enters when the drain can take the tile and the tile before it has left the result registers: as
+        # the array never stalls, both are known here.
+        offered, pause = Signal(STEP), Signal(range(max(tile_words - 1, 1)))
+        is_last_offered = reads.is_busy & offered.last
+        num_words = Mux(is_last_tile, words_left, tile_words)
+        is_free = (pause == 0) & ~(is_last_offered & (tile_words > 1))
+        with m.If(is_last_offered):
+            m.d.sync += pause.eq(max(tile_words - 2, 0))
+        with m.Elif(pause != 0):
+            m.d.sync += pause.eq(pause - 1)
+        m.d.comb += [
+            reads.i.payload.act.eq(act_address),
+            reads.i.payload.weight.eq(weight_address),
+            reads.i.payload.enable.eq(0b11),
+            reads.i.valid.eq(is_walking & (~is_last_step | (is_free & (drain.num_ready >= num_words)))),
+            drain.num_taken.eq(Mux(do_step & is_last_step, num_words, 0)),
+        ]
+
+        with m.If(start):
+            m.d.sync += [
+                is_walking.eq(1),
+                act_tile.eq(descriptor.src_base),
+                act_address.eq(descriptor.src_base),
+                weight_tile.eq(descriptor.aux_base),
+                weight_address.eq(descriptor.aux_base),
+                row_tile.eq(0),
+                words_left.eq(words),
+                step.eq(0),
+            ]
+        with m.Elif(do_step):
+            m.d.sync += [
+                offered.first.eq(step == 0),
+                offered.last.eq(is_last_step),
+                act_address.eq(act_address + 1),
+                weight_address.eq(weight_address + 1),
+                step.eq(step + 1),
+            ]
+            with m.If(is_last_step):
+                next_act_tile = Mux(is_last_tile, act_tile + descriptor.src_stride, act_tile)
+                next_weight_tile = Mux(is_last_tile, descriptor.aux_base, weight_tile + descriptor.aux_stride)
+                m.d.sync += [
+                    act_tile.eq(next_act_tile),
+                    act_address.eq(next_act_tile),
+                    weight_tile.eq(next_weight_tile),
+                    weight_address.eq(next_weight_tile),
+                    row_tile.eq(row_tile + is_last_tile),
+                    words_left.eq(Mux(is_last_tile, words, words_left - tile_words)),
+                    step.eq(0),
+                    is_walking.eq(~(is_last_tile & is_last_row)),
+                ]
+
+        retired = delay(m, offered, READ_LATENCY, name="retired")
+        m.d.comb += [
+            array.act.eq(reads.words.act),
+            array.weight.eq(reads.words.weight),
+            array.step.valid.eq(reads.valid),
+            array.step.first.eq(retired.first),
+            array.step.last.eq(retired.last),
+            drain.sums.eq(array.sums),
+            drain.is_first.eq(array.is_first),
+        ]
+
+
+def _ceil_divide(value, divisor):
+    """Divide by a power of two, rounding up."""
+    return (value + divisor - 1) >> (divisor.bit_length() - 1)

@@ -1,0 +1,278 @@
+"""Testpoints of hw/rtl/gemm.py, the whole unit against matmul and quant.fixed / quant.approx.
+
+- every drain mode on every array shape, random operands, partial last row tile, column tile and word
+- every port stalled alone and all together; exactly the expected words are written, once each
+- live rows, columns and steps (fields of 0); stride 0; destination stride larger than the row
+- one step per tile (the drain is the limit), many words per tile, several commands back to back
+- in-place residual
+- throughput: cycles of a command without stalls
+- an address beyond any of the memories faults and the unit never reports done
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rtl_streams import pack_word, read_port, run, source, unpack_word, write_port
+
+from hw.config import AccelConfig
+from hw.isa import Descriptor, Drain, Opcode
+from hw.rtl.gemm import Gemm
+from hw.rtl.packed_dot import Multiplier
+from quant.approx import gelu, gelu_constants, sigmoid
+from quant.fixed import requantize, saturate
+
+SIZES = {"act_words": 256, "wide_words": 200, "weight_words": 150, "param_words": 60, "max_tokens": 32}
+SHAPES = [(2, 4, 2), (2, 8, 4), (4, 8, 8), (2, 16, 16)]
+READERS = ("act", "weight", "param", "wide_read", "row_scale")
+WRITERS = ("act_write", "wide_write")
+WIDE_MODES = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
+
+
+class Memories:
+    """Contents of the five memories: arrays for the reference, words for the ports."""
+
+    def __init__(self, config, seed):
+        self.config = config
+        random = np.random.default_rng(seed)
+        rows, columns, depth = config.rows, config.columns, config.depth
+        self.act_i8 = random.integers(-128, 128, (config.act_words, rows, depth))
+        self.weight_i8 = random.integers(-127, 128, (config.weight_words, columns, depth))
+        self.wide_i16 = random.integers(-(1 << 15), 1 << 15, (config.wide_words, rows, depth))
+        self.bias_i32 = random.integers(-(1 << 17), 1 << 17, (config.param_words, depth))
+        self.mult_u16 = random.integers(1 << 14, 1 << 16, (config.param_words, depth))
+        self.shift = random.integers(14, 28, (config.param_words, depth))
+        self.row_mult_u16 = random.integers(1 << 14, 1 << 16, (config.row_scale_words, rows))
+        self.row_shift = random.integers(20, 30, (config.row_scale_words, rows))
+        entries = (self.bias_i32 & 0xFFFFFFFF) | self.mult_u16 << 32 | self.shift << 48
+        self.words = {
+            "act": [pack_word(word, 8) for word in self.act_i8],
+            "weight": [pack_word(word, 8) for word in self.weight_i8],
+            "param": [pack_word(word, 64) for word in entries],
+            "wide_read": [pack_word(word, 16) for word in self.wide_i16],
+            "row_scale": [pack_word(word, 22) for word in self.row_mult_u16 | self.row_shift << 16],
+        }
+
+    def expect(self, command, tokens):
+        """Return {destination address: word (R, K) int64} of a GEMM command, and which of its columns are defined."""
+        config = self.config
+        depth, mode = config.depth, Drain(command.mode)
+        cols = command.cols or tokens
+        steps = command.src_words or -(-tokens // depth)
+        num_words = -(-cols // depth)
+        result = {}
+        for i in range(-(-(command.rows or tokens) // config.rows)):
+            act = self.act_i8[command.src_base + i * command.src_stride :][:steps]
+            for o in range(num_words):
+                tile, first = divmod(o * depth, config.columns)
+                weight = self.weight_i8[command.aux_base + tile * command.aux_stride :][:steps, first : first + depth]
+                acc = np.einsum("krp,kcp->rc", act, weight)
+                address = command.dst_base + i * command.dst_stride + o
+                result[address] = self._drain(command, mode, acc, i, o, address)
+        return result
+
+    def _drain(self, command, mode, acc, i, o, address):
+        if mode == Drain.SCORE:
+            return requantize(acc, command.mult, command.shift, 16)
+        if mode == Drain.ROW_SCALE:
+            mult, shift = self.row_mult_u16[command.row_base + i], self.row_shift[command.row_base + i]
+            return requantize(acc, mult[:, None], shift[:, None], 8)
+        param = command.param_base + o
+        bits = 8 if mode == Drain.INT8 else 16
+        scaled = requantize(acc + self.bias_i32[param], self.mult_u16[param], self.shift[param], bits)
+        if mode == Drain.GELU:
+            return requantize(gelu(scaled, command.one, command.curve), command.mult, command.shift, 8)
+        if mode == Drain.SIGMOID:
+            return sigmoid(scaled)
+        if mode == Drain.RESIDUAL:
+            return saturate(self.wide_i16[address] + scaled, 16)
+        return scaled
+
+
+def config_of(shape):
+    rows, columns, depth = shape
+    return AccelConfig(rows=rows, columns=columns, depth=depth, **SIZES)
+
+
+def command_of(mode, **fields):
+    one, curve = gelu_constants(1.0)
+    scale = {"mult": 50000, "shift": 34 if mode == Drain.GELU else 22}
+    return Descriptor(opcode=Opcode.GEMM, mode=mode, one=one, curve=curve, **(scale | fields))
+
+
+def as_payload(command):
+    return {name: getattr(command, name) for name in command.__dataclass_fields__}
+
+
+def run_commands(config, commands, tokens, *, pauses=None, seed=0, deadline_cycles=4000):
+    """Run the commands; check every write; return the cycle of each done."""
+    pauses = pauses or {}
+    memories = Memories(config, seed)
+    dut = Gemm(config, Multiplier.BEHAVIOURAL)
+    act_words, wide_words = memories.words["act"].copy(), memories.words["wide_read"]
+    writes = {name: [] for name in WRITERS}
+    dones = []
+
+    async def wait(ctx):
+        cycle = 0
+        ctx.set(dut.tokens, tokens)
+        while len(dones) < len(commands):
+            _, _, done, fault = await ctx.tick().sample(dut.done, dut.fault)
+            assert not fault
+            cycle += 1
+            if done:
+                dones.append(cycle)
+                command = commands[len(dones) - 1]
+                is_wide = command.mode in WIDE_MODES
+                check(memories, command, tokens, writes["wide_write" if is_wide else "act_write"], 16 if is_wide else 8)
+                assert not writes["act_write" if is_wide else "wide_write"]
+                writes["wide_write" if is_wide else "act_write"].clear()
+        for _ in range(40):
+            await ctx.tick()
+        assert not any(writes.values())
+        assert ctx.get(dut.command.ready)
+        assert not any(ctx.get(getattr(dut, name).request.valid) for name in READERS + WRITERS)
+
+    reads = [
+        read_port(getattr(dut, name), memories.words[name], pause=pauses.get(name, 0.0), seed=n)
+        for n, name in enumerate(READERS)
+    ]
+    write_ports = [
+        write_port(dut.act_write, act_words, pause=pauses.get("act_write", 0.0), seed=8, writes=writes["act_write"]),
+        write_port(
+            dut.wide_write, wide_words, pause=pauses.get("wide_write", 0.0), seed=9, writes=writes["wide_write"]
+        ),
+    ]
+    run(
+        dut,
+        source(dut.command, [as_payload(command) for command in commands], pause=pauses.get("command", 0.0)),
+        wait,
+        backgrounds=[*reads, *write_ports],
+        deadline_cycles=deadline_cycles,
+    )
+    return dones
+
+
+def check(memories, command, tokens, writes, bits):
+    """Compare the writes of one command, exactly and in any order, with the reference; then update its memory."""
+    config = memories.config
+    expected = memories.expect(command, tokens)
+    assert sorted(address for address, _, _ in writes) == sorted(expected)
+    for address, word, enable in writes:
+        assert enable == (1 << config.rows) - 1
+        is_signed = command.mode != Drain.SIGMOID
+        result = unpack_word(word, bits, config.act_bytes, is_signed=is_signed).reshape(config.rows, config.depth)
+        assert result.tolist() == expected[address].tolist()
+        if command.mode in WIDE_MODES:
+            memories.wide_i16[address] = expected[address]
+
+
+def shaped(config, mode, **fields):
+    """A command with a partial last row tile, column tile and word, of three steps a tile."""
+    cols = 2 * config.columns + config.depth + 1 if config.columns > config.depth else 2 * config.columns + 1
+    words = -(-cols // config.depth)
+    base = {"src_base": 5, "src_stride": 4, "src_words": 3, "aux_base": 7, "aux_stride": 3, "dst_base": 9}
+    base |= {"dst_stride": words + 1, "rows": 2 * config.rows + 1, "cols": cols, "param_base": 2, "row_base": 1}
+    return command_of(mode, **(base | fields))
+
+
+@pytest.mark.parametrize("mode", list(Drain))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_modes(shape, mode):
+    config = config_of(shape)
+    run_commands(config, [shaped(config, mode)], tokens=9, seed=mode)
+
+
+@pytest.mark.parametrize("mode", [Drain.RESIDUAL, Drain.ROW_SCALE, Drain.GELU])
+@pytest.mark.parametrize("stalled", ["act", "weight", "param", "wide_read", "row_scale", "writes", "all"])
+def test_stalls(stalled, mode):
+    config = config_of((2, 8, 4))
+    names = {"writes": WRITERS, "all": (*READERS, *WRITERS, "command")}.get(stalled, (stalled,))
+    command = shaped(config, mode)
+    commands = [command, replace(command, src_words=1, rows=4 * config.rows)]
+    run_commands(config, commands, tokens=9, pauses=dict.fromkeys(names, 0.6))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9])
+def test_live_sizes(tokens):
+    config = config_of((4, 8, 8))
+    live = {"rows": 0, "cols": 0, "src_words": 0, "dst_stride": 20, "src_stride": 3, "aux_stride": 5}
+    commands = [
+        shaped(config, Drain.SCORE, **live),
+        shaped(config, Drain.ROW_SCALE, **(live | {"src_stride": 0})),
+        shaped(config, Drain.INT8, rows=0, cols=3, src_words=2),
+        shaped(config, Drain.WIDE, rows=1, cols=0, src_words=1),
+    ]
+    run_commands(config, commands, tokens=tokens)
+
+
+def test_no_work_is_done_at_once():
+    config = config_of((2, 4, 2))
+    commands = [shaped(config, Drain.INT8, rows=0), shaped(config, Drain.INT8, cols=0), shaped(config, Drain.INT8)]
+    memories_untouched = run_commands(config, commands[:2], tokens=0)
+    assert memories_untouched[1] < 12
+
+
+def test_residual_twice_in_place():
+    config = config_of((2, 8, 4))
+    command = shaped(config, Drain.RESIDUAL)
+    run_commands(config, [command, command, shaped(config, Drain.WIDE)], tokens=9, pauses={"wide_write": 0.3})
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_throughput(shape, steps):
+    """Tiles take max(steps, C/K) cycles each; filling and emptying the pipelines takes a constant."""
+    config = config_of(shape)
+    words = config.columns // config.depth
+    row_tiles = 12
+    command = command_of(
+        Drain.INT8, src_words=steps, src_stride=steps, aux_stride=steps, rows=row_tiles * config.rows,
+        cols=2 * config.columns, dst_stride=2 * words, shift=20,
+    )  # fmt: skip
+    (done,) = run_commands(config, [command], tokens=9)
+    ideal = row_tiles * 2 * max(steps, words)
+    assert ideal <= done <= ideal + 45
+
+
+@pytest.mark.parametrize(
+    ("mode", "fields"),
+    [
+        (Drain.INT8, {"src_base": 256 - 2}),
+        (Drain.INT8, {"src_stride": 40000}),
+        (Drain.INT8, {"aux_base": 150 - 8}),
+        (Drain.INT8, {"aux_base": 65535}),
+        (Drain.INT8, {"dst_base": 256 - 6}),
+        (Drain.INT8, {"dst_stride": 65535}),
+        (Drain.WIDE, {"dst_base": 200 - 6}),
+        (Drain.RESIDUAL, {"dst_base": 200}),
+        (Drain.INT8, {"param_base": 60 - 2}),
+        (Drain.ROW_SCALE, {"row_base": 2 * 16 - 1}),
+    ],
+)
+def test_faults(mode, fields):
+    config = config_of((2, 8, 4))
+    memories = Memories(config, 0)
+    dut = Gemm(config, Multiplier.BEHAVIOURAL)
+    command = shaped(config, mode, **fields)
+    has_faulted = []
+
+    async def wait(ctx):
+        for _ in range(200):
+            _, _, done, fault = await ctx.tick().sample(dut.done, dut.fault)
+            assert not done
+            if has_faulted:
+                assert fault
+            elif fault:
+                has_faulted.append(True)
+
+    run(
+        dut,
+        source(dut.command, [as_payload(command)]),
+        wait,
+        backgrounds=[
+            *(read_port(getattr(dut, name), memories.words[name]) for name in READERS),
+            *(write_port(getattr(dut, name), dict.fromkeys(range(256), 0)) for name in WRITERS),
+        ],
+    )
+    assert has_faulted
