@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.npz import read_npz
 from model.vit import Normalisation, VisionTransformer
 from quant.config import NetworkConfig
 
@@ -93,20 +91,14 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         return read_tensors(path)[0]
     if path.suffix not in (".npz", ".pth") or not path.is_file():
         raise ValueError(f"weights must be a .safetensors, .npz or .pth file that exists, not {str(path)!r}")
+    if path.suffix == ".npz":
+        arrays = read_npz(path)
+        if wrong := [name for name, array in arrays.items() if array.dtype.kind != "f"]:
+            raise ValueError(f"array {wrong[0]!r} of {path} must hold floats, not {arrays[wrong[0]].dtype}")
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays}
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        EOFError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
+    except Exception as error:  # the unpickler raises whatever a broken stream leads it to
         raise ValueError(f"weights {path} are corrupt: {error}") from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):  # as DeiT's authors publish them
         state = state["model"]

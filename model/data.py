@@ -6,7 +6,6 @@ Encoded pictures are decoded when asked for, so a data set larger than memory wo
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from model.npz import read_npz
 from quant.config import NetworkConfig
 from quant.network import U8
 
@@ -154,11 +154,7 @@ def _folder(path: Path, config: NetworkConfig) -> EncodedPictures:
 
 def _pack(path: Path, config: NetworkConfig) -> Pictures:
     """Read `images` (N, height, width[, C]) uint8, or JPEGs in `bytes` with `offsets` (N + 1), and `labels` (N)."""
-    try:
-        with np.load(path, allow_pickle=False) as pack:
-            arrays = {name: pack[name] for name in ("images", "bytes", "offsets", "labels") if name in pack}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"pack {path} cannot be read: {error}") from error
+    arrays = read_npz(path, ("images", "bytes", "offsets", "labels"))
     if "labels" not in arrays or not ("images" in arrays or {"bytes", "offsets"} <= set(arrays)):
         raise ValueError(f"pack {path} must hold labels and either images or bytes and offsets, not {sorted(arrays)}")
     labels = arrays["labels"].astype(np.int64)
@@ -172,7 +168,8 @@ def _pack(path: Path, config: NetworkConfig) -> Pictures:
 
 
 def _fit_pixels(path: Path, images: U8, num_labels: int, config: NetworkConfig) -> U8:
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != num_labels:
+    is_picture = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in PILLOW_MODES)
+    if images.dtype != np.uint8 or not is_picture or len(images) != num_labels:
         raise ValueError(
             f"images of pack {path} must be uint8 ({num_labels}, height, width[, C]), not {images.dtype} {images.shape}"
         )
