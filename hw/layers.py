@@ -8,7 +8,7 @@ from hw.config import AccelConfig
 from hw.isa import Drain, Memory, Opcode, Region
 from hw.schedule import Schedule, Tensor, operand, result
 from hw.tiling import Channels, SelectorTiling, ceil_div, head_channels
-from hw.weights import join_heads, pick_heads, place_layer, with_linear
+from hw.weights import join_heads, pick, place_layer, with_linear
 from quant.approx import gelu_constants
 from quant.config import NetworkConfig
 from quant.network import Block, IntegerNetwork, LinearLayer, NormLayer, Selector
@@ -237,7 +237,7 @@ def add_selector(
     token2 = schedule.take(Memory.ACT, tiling.token2.words(depth))
     for group in range(tiling.groups):
         first = group * tiling.heads
-        placed = join_heads(pick_heads(selector.token1.linear, first, tiling.heads), tiling.joined)
+        placed = join_heads(pick(selector.token1.linear, first, tiling.heads), tiling.joined)
         source = operand(feature.part(2 * group * tiling.half_words), 2 * tiling.half_words)
         schedule.gelu_linear(
             f"{name}.token1",
@@ -250,7 +250,7 @@ def add_selector(
     for group in range(tiling.groups):
         first = group * tiling.heads
         placed = join_heads(
-            pick_heads(selector.token2.linear, first, tiling.heads), Channels.dense(tiling.heads * tiling.half)
+            pick(selector.token2.linear, first, tiling.heads), Channels.dense(tiling.heads * tiling.half)
         )
         source = operand(token1.part(group * tiling.half_words), tiling.half_words)
         schedule.gelu_linear(
@@ -284,7 +284,7 @@ def _add_features(
 
     def add_local(group: int) -> None:
         layer = join_heads(
-            pick_heads(selector.local.linear, group * tiling.heads, tiling.heads),
+            pick(selector.local.linear, group * tiling.heads, tiling.heads),
             Channels.dense(tiling.heads * tiling.dim),
         )
         words = ceil_div(tiling.heads * tiling.dim, tiling.depth)

@@ -10,7 +10,7 @@ from hw.config import AccelConfig
 from hw.isa import Descriptor, Drain, Memory, Opcode, Region
 from hw.taps import Tap
 from hw.tiling import TRANSFER_BYTES, Channels, ceil_div, round_up, split_columns, transfer_words
-from hw.weights import pack_norm_params, pack_params, pack_weights, pick_columns
+from hw.weights import pack_norm_params, pack_params, pack_weights, pick
 from quant.network import GeluLayer, LinearLayer, NormLayer
 
 
@@ -149,7 +149,7 @@ class Schedule:
     ) -> None:
         """A layer of (out, in) weights, in as many GEMMs as its weights need to fit; src as `operand` gives it."""
         for run in split_columns(name, len(layer.weight_i8), src["src_words"], self.config, self.weight_words):
-            part = pick_columns(layer, run.first, run.count)
+            part = pick(layer, run.first, run.count)
             descriptor = Descriptor(
                 Opcode.GEMM,
                 mode=mode,

@@ -95,14 +95,9 @@ def join_heads(layer: LinearLayer, inputs: Channels) -> LinearLayer:
     return LinearLayer(weight_i8, *(x.reshape(-1) for x in _per_column(layer)))
 
 
-def pick_heads(layer: LinearLayer, first: int, count: int) -> LinearLayer:
-    """Return heads first .. first + count - 1 of an (H, out, in) layer."""
+def pick(layer: LinearLayer, first: int, count: int) -> LinearLayer:
+    """Return entries first .. first + count - 1 of the leading axis: columns of (out, in), heads of (H, out, in)."""
     return LinearLayer(layer.weight_i8[first : first + count], *(x[first : first + count] for x in _per_column(layer)))
-
-
-def pick_columns(layer: LinearLayer, first: int, count: int) -> LinearLayer:
-    """Return output columns first .. first + count - 1 of an (out, in) layer."""
-    return pick_heads(layer, first, count)
 
 
 def with_linear(layer: GeluLayer, linear: LinearLayer) -> GeluLayer:

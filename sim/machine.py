@@ -81,7 +81,7 @@ class Machine:
     def run_picture(
         self, program: Program, patches_i8: I8, shuffle: np.random.Generator | None = None
     ) -> tuple[RunResult, bytes]:
-        """Run a program on one picture, patches_i8 (num_patches, patch_dim); return how it ended and the OUTPUT region."""
+        """Run a program on one picture, patches_i8 (num_patches, patch_dim); return its end and the OUTPUT region."""
         output = bytearray(program.output_bytes if self._rng is None else self._rng.bytes(program.output_bytes))
         regions = {
             Region.WEIGHTS: bytearray(program.weights),
