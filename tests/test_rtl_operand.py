@@ -1,9 +1,9 @@
 """Operand loader against a numpy statement of KEYS and VALUES.
 
 Testpoints: KEYS and VALUES for several arrays and token counts, with strides and stalls; -128 becomes -127;
-don't-care rows only beyond live; no byte outside the operands is written; the token count is sampled with the command; nothing to do is done at
-once; consecutive commands; one word per cycle; an address beyond ACT or WEIGHT faults, the last legal one does not,
-also where 16 bits would wrap.
+don't-care rows only beyond live; no byte outside the operands is written; the token count is sampled with the
+command; nothing to do is done at once; consecutive commands; one word per cycle; an address beyond ACT or WEIGHT
+faults, the last legal one does not, also where 16 bits would wrap.
 """
 
 from collections import defaultdict

@@ -74,7 +74,7 @@ class OperandUnit(wiring.Component):
     Members
     -------
     command, done, fault : see unit_signature
-    tokens : In(range(max_tokens + 1)) - live tokens; sampled with the command.
+    tokens : In(16) - live tokens; sampled with the command.
     act : Out(read port);  weight : Out(write port)
     """
 
@@ -83,7 +83,7 @@ class OperandUnit(wiring.Component):
         super().__init__(
             {
                 **unit_signature(),
-                "tokens": In(range(config.max_tokens + 1)),
+                "tokens": In(16),
                 "act": Out(act_read(config)),
                 "weight": Out(weight_write(config)),
             }

@@ -7,7 +7,7 @@ from hw.config import AccelConfig
 from hw.isa import FIELD_BITS
 
 ADDRESS_WIDTH = 16
-"""Every on-chip address is a word index of 16 bits; a memory checks it against its depth."""
+"""Every on-chip address is a word index of 16 bits; the unit that forms it checks it against the memory's depth."""
 
 READ_LATENCY = 2
 """Cycles from an accepted read request to its response (block RAM with its output register)."""

@@ -3,7 +3,7 @@
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib.wiring import In, connect, flipped
 
 from hw.rtl.ports import ADDRESS_WIDTH, READ_LATENCY, read_signature, write_signature
 from hw.rtl.stream import RoundRobin
@@ -13,13 +13,12 @@ class Scratchpad(wiring.Component):
     """RAM of `depth` words of `width` bits with `enables` write enables; one read and one write per cycle.
 
     Readers and writers each share their port by round robin. A response comes READ_LATENCY cycles after its request.
-    A read in the cycle of a write to the same word returns the old or the new word. An access beyond `depth` is
-    granted, reported in the cycle after it, reads an arbitrary word and writes nothing.
+    A read in the cycle of a write to the same word returns the old or the new word. Addresses are below `depth`: the
+    units see to that.
 
     Members
     -------
     readers : In(read port), array;  writers : In(write port), array
-    read_faults : Out(readers), write_faults : Out(writers) - one bit per port, for one cycle.
     """
 
     def __init__(self, depth, width, enables, readers, writers):
@@ -28,8 +27,6 @@ class Scratchpad(wiring.Component):
             {
                 "readers": In(read_signature(width)).array(readers),
                 "writers": In(write_signature(width, enables)).array(writers),
-                "read_faults": Out(readers),
-                "write_faults": Out(writers),
             }
         )
 
@@ -49,25 +46,19 @@ class Scratchpad(wiring.Component):
             connect(m, flipped(reader.request), arbiter.i[index])
             is_granted = arbiter.o.valid & (arbiter.grant == index)
             in_flight = Signal(READ_LATENCY, name=f"in_flight_{index}")
-            m.d.sync += [
-                in_flight.eq(Cat(is_granted, in_flight[:-1])),
-                self.read_faults[index].eq(is_granted & (arbiter.o.payload >= self._depth)),
-            ]
+            m.d.sync += in_flight.eq(Cat(is_granted, in_flight[:-1]))
             m.d.comb += [reader.response.eq(response), reader.response_valid.eq(in_flight[-1])]
 
     def _write(self, m, port):
         layout = self.writers[0].request.payload.shape()
         m.submodules.write_arbiter = arbiter = RoundRobin(layout, len(self.writers))
         request = arbiter.o.payload
-        is_inside = request.address < self._depth
         m.d.comb += [
             arbiter.o.ready.eq(1),
             port.addr.eq(request.address),
             port.data.eq(request.data),
         ]
-        with m.If(arbiter.o.valid & is_inside):
+        with m.If(arbiter.o.valid):
             m.d.comb += port.en.eq(request.enable)
         for index, writer in enumerate(self.writers):
             connect(m, flipped(writer.request), arbiter.i[index])
-            is_granted = arbiter.o.valid & (arbiter.grant == index)
-            m.d.sync += self.write_faults[index].eq(is_granted & ~is_inside)
