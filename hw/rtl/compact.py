@@ -4,6 +4,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import ceil_log2
 
 from hw.config import AccelConfig
 from hw.isa import Opcode
@@ -25,6 +26,8 @@ WEIGHT_BITS = 16 - WEIGHT_FRACTION_BITS
 class TokenList(wiring.Component):
     """Patch index of each live token: one write and one combinational read for COMPACT, a read port for the store unit.
 
+    A STORE reads whole blocks of DDR: words beyond the list are arbitrary.
+
     Members
     -------
     write, write_index, write_token : In
@@ -33,7 +36,7 @@ class TokenList(wiring.Component):
     """
 
     def __init__(self, config: AccelConfig):
-        self._depth = config.max_tokens
+        self._depth = 1 << ceil_log2(config.max_tokens)  # so that no address is outside
         super().__init__(
             {
                 "write": In(1),

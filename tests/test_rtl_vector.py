@@ -1,0 +1,256 @@
+"""Vector unit: a program of all opcodes back to back, exact against the goldens, and its faults.
+
+Testpoints: the live count of BEGIN and COMPACT steers the following commands; every memory word, written or not,
+equals the expected memory; `done` once per command and only after its last write; tokens, token_counts and the token
+list; pauses on each port alone and on all; an address beyond each memory, read or written, also one that needs 17
+bits, faults without a request; nothing after the fault; reset state; conversion to Verilog.
+"""
+
+import numpy as np
+import pytest
+from amaranth.back import verilog
+
+from hw.config import CONFIGS, AccelConfig
+from hw.isa import Descriptor, Opcode
+from hw.regmap import NUM_TOKEN_REGISTERS
+from hw.rtl.vector import VectorUnit
+from quant.approx import keep_scores, layer_norm, package_token, row_scale, softmax_rows
+from tests.rtl_streams import pack_word, read_port, run, source, write_port
+from tests.rtl_vector import pack_rows
+
+SMALL = {
+    "2x2": AccelConfig(2, 4, 2, act_words=400, wide_words=400, weight_words=16, param_words=32, max_tokens=16),
+    "4x8": AccelConfig(4, 8, 8, act_words=400, wide_words=400, weight_words=16, param_words=32, max_tokens=32),
+}
+PORTS = ("act_read", "wide_read", "param", "act_write", "wide_write", "row_scale")
+RESIDUAL, SCORES, TOKEN_SCORES, HEAD_SCORES, NORM, EXP, ONES = 3, 200, 20, 60, 100, 200, 380
+MULT, SHIFT, HEADS = 40000, 7, 3
+
+
+class Bench:
+    """The unit with its memories as lists of words; noise at first, so that a stray write or a missing one shows."""
+
+    def __init__(self, config, pauses):
+        rng = np.random.default_rng(23)
+        self.config, self.unit = config, VectorUnit(config)
+        widths = {
+            "act": (8 * config.act_bytes, config.act_words),
+            "wide": (8 * config.wide_bytes, config.wide_words),
+            "param": (8 * config.param_bytes, config.param_words),
+            "row_scale": (22 * config.rows, config.row_scale_words),
+        }
+        self.memories = {
+            name: [int.from_bytes(rng.bytes(width // 8), "little") for _ in range(depth)]
+            for name, (width, depth) in widths.items()
+        }
+        self.writes, self.done_after, self.requests = [], [], []
+        self.backgrounds = [self._watch]
+        for seed, name in enumerate(PORTS):
+            memory = self.memories[name.removesuffix("_read").removesuffix("_write")]
+            port, pause = getattr(self.unit, name), pauses.get(name, 0.0)
+            if name in ("act_write", "wide_write", "row_scale"):
+                self.backgrounds.append(write_port(port, memory, pause=pause, seed=seed, writes=self.writes))
+            else:
+                self.backgrounds.append(read_port(port, memory, pause=pause, seed=seed, addresses=self.requests))
+
+    async def _watch(self, ctx):
+        while True:
+            _, _, done = await ctx.tick().sample(self.unit.done)
+            if done:
+                self.done_after.append(len(self.writes))
+
+    def store(self, name, words):
+        for address, word in words.items():
+            self.memories[name][address] = word
+
+    def run(self, commands, *testbenches):
+        run(
+            self.unit,
+            source(self.unit.command, [vars(command) for command in commands]),
+            *testbenches,
+            backgrounds=self.backgrounds,
+        )
+
+
+def expect_tensor(bench, expected, name, rows, base, stride, bits):
+    """Record a tensor in the expected memory; lanes beyond its rows take whatever the unit wrote there."""
+    config = bench.config
+    words = pack_rows(rows, config, base, stride, bits=bits)
+    for address, word in words.items():
+        lanes = min(config.rows, len(rows) - (address - base) // stride * config.rows)
+        mask = (1 << (lanes * config.depth * bits)) - 1
+        expected[name][address] = (bench.memories[name][address] & ~mask) | (word & mask)
+
+
+@pytest.mark.parametrize(("name", "paused"), [("4x8", "all"), *(("2x2", paused) for paused in ("none", *PORTS))])
+def test_program_of_all_opcodes(name: str, paused: str) -> None:
+    config, rng = SMALL[name], np.random.default_rng(29)
+    pauses = {port: 0.5 for port in PORTS if paused in (port, "all")}
+    bench = Bench(config, pauses)
+    lanes, depth, live = config.rows, config.depth, config.max_tokens - 3
+    words, dim = 3, 3 * depth
+    x_i16 = rng.integers(-32768, 32768, (live, dim))
+    gamma_i16, beta_i32 = rng.integers(-4000, 4000, dim), rng.integers(-(1 << 18), 1 << 18, dim)
+    token_u8, head_u8 = rng.integers(0, 256, (2, live, HEADS))
+    scores_i16 = rng.integers(-900, 900, (live, -(-live // depth) * depth))
+    head_words = -(-HEADS // depth)
+    entries = [(int(b) & 0xFFFFFFFF) | (int(g) & 0xFFFF) << 32 for g, b in zip(gamma_i16, beta_i32, strict=True)]
+    bench.store("param", {4 + w: pack_word(entries[w * depth : (w + 1) * depth], 64) for w in range(words)})
+    bench.store("wide", pack_rows(x_i16, config, RESIDUAL, words, bits=16))
+    bench.store("wide", pack_rows(scores_i16, config, SCORES, -(-live // depth), bits=16))
+    bench.store("act", pack_rows(token_u8, config, TOKEN_SCORES, head_words, bits=8))
+    bench.store("act", pack_rows(head_u8, config, HEAD_SCORES, head_words, bits=8))
+    before = {memory: list(words_) for memory, words_ in bench.memories.items()}
+
+    score_u16 = keep_scores(token_u8, head_u8)
+    is_kept = score_u16 >= 30000
+    is_kept[0] = True
+    kept = int(is_kept.sum())
+    assert 0 < kept < live
+    after = kept + 1
+    residual_i16 = np.vstack([x_i16[is_kept], package_token(x_i16, score_u16, ~is_kept)])
+    score_stride, after_words = -(-live // depth), -(-after // depth)
+    norm = {
+        "src_stride": words,
+        "src_words": words,
+        "dst_stride": words,
+        "param_base": 4,
+        "dim": dim,
+        "shift": 12,
+        "eps": 9,
+    }
+    select = {
+        "src_base": TOKEN_SCORES,
+        "src_stride": head_words,
+        "aux_base": HEAD_SCORES,
+        "aux_stride": head_words,
+        "heads": HEADS,
+    }
+    compact = {"src_base": RESIDUAL, "src_stride": words, "src_words": words}
+    commands = [
+        Descriptor(Opcode.BEGIN, rows=live),
+        Descriptor(Opcode.LAYER_NORM, src_base=RESIDUAL, dst_base=NORM, **norm),
+        Descriptor(Opcode.SELECT, threshold=30000, **select),
+        Descriptor(Opcode.COMPACT, index=5, **compact),
+        Descriptor(
+            Opcode.SOFTMAX,
+            src_base=SCORES,
+            src_stride=score_stride,
+            dst_base=EXP,
+            dst_stride=score_stride,
+            row_base=1,
+            mult=MULT,
+            shift=SHIFT,
+        ),
+        Descriptor(Opcode.UNIFORM, dst_base=ONES, row_base=0, mult=MULT, shift=SHIFT),
+        Descriptor(Opcode.LAYER_NORM, src_base=RESIDUAL, dst_base=NORM + 1, rows=1, **norm),
+    ]
+    tokens = []
+
+    async def read_token_list(ctx):
+        for _ in range(len(commands)):
+            await ctx.tick().until(bench.unit.done)
+        for index in range(after + 3):
+            ctx.set(bench.unit.token.request.valid, index < after)
+            ctx.set(bench.unit.token.request.payload, index % after)
+            _, _, valid, token = await ctx.tick().sample(bench.unit.token.response_valid, bench.unit.token.response)
+            if valid:
+                tokens.append(token)
+        assert ctx.get(bench.unit.tokens) == after
+        assert list(ctx.get(bench.unit.token_counts)) == [after if i == 5 else 0 for i in range(NUM_TOKEN_REGISTERS)]
+
+    bench.run(commands, read_token_list)
+
+    tiles, after_tiles = -(-live // lanes), -(-after // lanes)
+    counts = [0, tiles * words, 0, after * words, after_tiles * (after_words + 1), after_words + 1, words]
+    assert bench.done_after == np.cumsum(counts).tolist()
+    assert tokens == [*np.flatnonzero(is_kept).tolist(), 65535]
+
+    expected = before
+    expect_tensor(bench, expected, "act", layer_norm(x_i16, gamma_i16, beta_i32, 12, 9), NORM, words, 8)
+    head_i8 = layer_norm(residual_i16[:1], gamma_i16, beta_i32, 12, 9)
+    expect_tensor(bench, expected, "act", head_i8, NORM + 1, words, 8)
+    exp_u8, sums = softmax_rows(scores_i16[:after], np.arange(scores_i16.shape[1]) < after)
+    expect_tensor(bench, expected, "act", exp_u8[:, : after_words * depth], EXP, score_stride, 8)
+    ones = np.tile((np.arange(after_words * depth) < after) & (np.arange(after_words * depth) > 0), (lanes, 1))
+    expect_tensor(bench, expected, "act", ones.astype(np.int64), ONES, after_words, 8)
+    expect_tensor(bench, expected, "wide", residual_i16, RESIDUAL, words, 16)
+    mult_u16, shift = row_scale(np.array([*sums, *[1] * (-after % lanes)]), MULT, SHIFT)
+    for tile in range(after_tiles):
+        for lane in range(min(lanes, after - tile * lanes)):
+            entry = int(mult_u16[tile * lanes + lane]) | int(shift[tile * lanes + lane]) << 16
+            got = bench.memories["row_scale"][1 + tile] >> (22 * lane) & ((1 << 22) - 1)
+            assert got == entry
+    mult, places = row_scale(np.array([after - 1]), MULT, SHIFT)
+    assert bench.memories["row_scale"][0] == pack_word([int(mult[0]) | int(places[0]) << 16] * lanes, 22)
+    assert bench.memories["act"] == expected["act"]
+    assert bench.memories["wide"] == expected["wide"]
+    assert bench.memories["row_scale"][1 + after_tiles :] == before["row_scale"][1 + after_tiles :]
+
+
+OUTSIDE = {
+    "wide read": Descriptor(Opcode.LAYER_NORM, src_base=398, src_stride=1, src_words=1, dim=2, eps=1),
+    "wide read of 17 bits": Descriptor(Opcode.SOFTMAX, src_base=399, src_stride=65535, dst_stride=1, mult=MULT),
+    "param read": Descriptor(Opcode.LAYER_NORM, src_words=2, src_stride=2, param_base=31, dim=4, eps=1),
+    "act read": Descriptor(Opcode.SELECT, src_base=0, src_stride=1, aux_base=400, heads=2),
+    "act write": Descriptor(Opcode.SOFTMAX, src_stride=1, dst_base=399, dst_stride=1, mult=MULT),
+    "row scale write": Descriptor(Opcode.SOFTMAX, src_stride=1, dst_stride=1, row_base=15, mult=MULT),
+    "uniform write": Descriptor(Opcode.UNIFORM, dst_base=398, mult=MULT),
+    "compact read": Descriptor(Opcode.COMPACT, src_base=300, src_stride=51, src_words=1),
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_address_beyond_its_memory_faults(case: str) -> None:
+    config = SMALL["2x2"]
+    bench = Bench(config, {})
+    bench.memories["act"][:5] = [0xFF00] * 5
+    select = Descriptor(Opcode.SELECT, src_stride=1, aux_stride=1, heads=2, threshold=65535)
+
+    async def watch_fault(ctx):
+        for _ in range(2):
+            await ctx.tick().until(bench.unit.done)
+        assert not ctx.get(bench.unit.fault)
+        await ctx.tick().until(bench.unit.fault)
+        for _ in range(200):
+            _, _, fault, done = await ctx.tick().sample(bench.unit.fault, bench.unit.done)
+            assert fault and not done
+
+    # BEGIN and SELECT are legal and prune every patch.
+    bench.run([Descriptor(Opcode.BEGIN, rows=5), select, OUTSIDE[case]], watch_fault)
+    assert max(bench.requests) < 400 and all(address < 400 for address, _, _ in bench.writes)
+
+
+def test_largest_addresses_do_not_fault() -> None:
+    config = SMALL["2x2"]
+    bench = Bench(config, {})
+    commands = [
+        Descriptor(Opcode.BEGIN, rows=config.max_tokens),
+        Descriptor(Opcode.LAYER_NORM, src_base=399, src_words=1, dst_base=399, param_base=31, dim=2, eps=1),
+        Descriptor(Opcode.SOFTMAX, src_base=392, dst_base=392, row_base=8, mult=MULT),
+    ]
+
+    async def watch(ctx):
+        assert ctx.get(bench.unit.tokens) == 0
+        for _ in commands:
+            await ctx.tick().until(bench.unit.done)
+        assert ctx.get(bench.unit.tokens) == config.max_tokens
+        assert not ctx.get(bench.unit.fault)
+
+    bench.run(commands, watch)
+    assert len(bench.writes) == 8 * 1 + 8 * 8 + 8
+
+
+def test_begin_beyond_the_token_list_faults() -> None:
+    bench = Bench(SMALL["2x2"], {})
+
+    async def watch(ctx):
+        await ctx.tick().until(bench.unit.fault)
+
+    bench.run([Descriptor(Opcode.BEGIN, rows=17)], watch)
+    assert not bench.done_after
+
+
+def test_demo_unit_converts_to_verilog() -> None:
+    text = verilog.convert(VectorUnit(CONFIGS["demo"]), name="vector", emit_src=False)
+    assert "module vector(" in text
