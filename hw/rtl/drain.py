@@ -132,9 +132,12 @@ class DrainUnit(wiring.Component):
             with m.Else():
                 m.d.sync += column_word.eq(column_word + 1)
                 m.d.sync += num_left.eq(Mux(self.is_first, config.columns // config.depth - 1, num_left - 1))
+        # A word leaves this line where its mode's result is ready: it must not show up in a later command.
         is_word_after = [is_word]
-        for cycles in range(1, max(ELEMENT_LATENCY.values()) + 1):
-            is_word_after.append(delay(m, is_word_after[-1], 1, name=f"is_word_{cycles}", reset_less=False))
+        for cycles in range(max(ELEMENT_LATENCY.values())):
+            has_left = _is_one_of(mode, [each for each in Drain if ELEMENT_LATENCY[each] == cycles])
+            remains = is_word_after[cycles] & ~has_left
+            is_word_after.append(delay(m, remains, 1, name=f"is_word_{cycles}", reset_less=False))
 
         # Elements.
         m.d.comb += [
