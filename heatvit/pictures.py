@@ -42,9 +42,12 @@ def open_pictures(source: str, config: NetworkConfig, count: int | None = None) 
         pictures = load_pictures(source, config)
     else:
         pictures = _unlabelled(Path(source), config)
-    if count is not None:
-        pictures = SubsetPictures(pictures, np.arange(min(count, len(pictures.labels))))
-    return pictures, is_labelled
+    return pictures if count is None else first(pictures, count), is_labelled
+
+
+def first(pictures: Pictures, count: int) -> Pictures:
+    """Return the first `count` pictures, or all if there are fewer."""
+    return SubsetPictures(pictures, np.arange(min(count, len(pictures.labels))))
 
 
 def _is_flat_folder(path: Path) -> bool:

@@ -1,0 +1,80 @@
+"""Quantization-aware training of a pruned network, and its equality with the golden model value by value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+from torch import Tensor
+
+from model.data import Pictures
+from model.qat import QatNetwork
+from model.recipe import Recipe
+from model.resume import Record
+from model.train import Run, fit
+from model.vit import VisionTransformer
+from quant.fake_quant import Quantized
+from quant.network import U8, IntegerNetwork
+from quant.reference import run as run_golden
+
+COMPARISON_BATCH = 20
+
+
+@dataclass(frozen=True)
+class QatComparison:
+    """How a network in training compares with the golden model of its export, over `pictures` and `layers` results."""
+
+    pictures: int
+    layers: int
+    mismatches: int
+
+
+def finetune(
+    pruned: VisionTransformer,
+    teacher: VisionTransformer,
+    recipe: Recipe,
+    train_pictures: Pictures,
+    calibration_u8: U8,
+    folder: Path,
+    progress: Progress,
+) -> QatNetwork:
+    """Train the 8-bit network for recipe.quantize; folder keeps the state by which an interrupted run goes on."""
+    network = QatNetwork.calibrated(pruned, calibration_u8)
+    record = Record.open(folder / "training.json", {"recipe": recipe.to_dict(), "config": pruned.config.to_dict()})
+    run = Run(recipe, train_pictures, folder, progress, record)
+    fit(run, "8-bit", recipe.quantize, network, folder / "integer.progress.safetensors", teacher)
+    return network
+
+
+def compare_with_golden(network: QatNetwork, exported: IntegerNetwork, pictures_u8: U8) -> QatComparison:
+    """Run the training forward, gradients on, and the golden model on pictures (B, C, S, S); compare every result."""
+    num_layers = mismatches = 0
+    for start in range(0, len(pictures_u8), COMPARISON_BATCH):
+        batch_u8 = pictures_u8[start : start + COMPARISON_BATCH]
+        taps: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def record(name: str, value: Quantized, valid: Tensor, taps: dict[str, tuple[Tensor, Tensor]] = taps) -> None:
+            taps[name] = (value.codes, valid)
+
+        with torch.enable_grad():
+            network(torch.from_numpy(batch_u8), record)
+        for index, picture_u8 in enumerate(batch_u8):
+            for name, expected in run_golden(exported, picture_u8).taps.items():
+                codes, valid = taps[name]
+                num_layers += 1
+                mismatches += _count_differences(codes[index].numpy(), valid[index].numpy(), expected)
+    return QatComparison(len(pictures_u8), num_layers, mismatches)
+
+
+def _count_differences(codes: NDArray[Any], valid: NDArray[np.bool_], expected: NDArray[Any]) -> int:
+    """Compare a result over all slots with the golden one over live tokens; one of another shape differs as a whole.
+
+    codes (N, C), (N,), or (H, N, N) for attention; valid (N,).
+    """
+    live = codes[:, valid][:, :, valid] if codes.ndim == 3 else codes[valid]
+    return int((live != expected).sum()) if live.shape == expected.shape else max(live.size, expected.size)
