@@ -57,6 +57,10 @@ def calibrate(
     thresholds: Sequence[int] | None = None,
 ) -> dict[str, float]:
     """Observe the float network on pictures (n, C, S, S) and return the scale of every tensor by `scale_name`."""
+    if len(pictures_u8) == 0:
+        raise ValueError("calibration needs at least one picture")
+    if not len(mean) == len(std) == config.in_chans:
+        raise ValueError(f"mean and std must have {config.in_chans} entries, not {len(mean)} and {len(std)}")
     observers: defaultdict[str, RangeObserver] = defaultdict(RangeObserver)
 
     def record(tap: str, tensor: Quantized, valid: Tensor) -> None:
@@ -72,8 +76,6 @@ def calibrate(
         thresholds=check_thresholds(config, thresholds),
         record=record,
     )
-    if len(pictures_u8) == 0:
-        raise ValueError("calibration needs at least one picture")
     device = next(iter(parameters.values())).device
     with torch.no_grad():
         for start in range(0, len(pictures_u8), CALIBRATION_BATCH):

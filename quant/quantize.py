@@ -51,7 +51,7 @@ def quantize(
     """Return the integer network, as int64 tensors on the parameters' device, for given activation scales."""
     values = {name: value.detach().to(torch.float64) for name, value in parameters.items()}
     with torch.no_grad():
-        return _network(_Quantizer(values, scales), config, mean, std, check_thresholds(config, thresholds))
+        return _network(Quantizer(values, scales), config, mean, std, check_thresholds(config, thresholds))
 
 
 def _codes(real: Tensor) -> Any:
@@ -74,7 +74,7 @@ def multipliers(real: Tensor) -> tuple[Any, Any]:
     return torch.where(is_carry, mult >> 1, mult), shift
 
 
-class _Quantizer:
+class Quantizer:
     """Turns float64 parameters into layers, by name, with the activation scales of one network."""
 
     def __init__(self, values: Mapping[str, Tensor], scales: Mapping[str, float]) -> None:
@@ -133,7 +133,7 @@ def _doublings(value: float, limit: int) -> int:
 
 
 def _network(
-    q: _Quantizer, config: NetworkConfig, mean: Sequence[float], std: Sequence[float], thresholds: Sequence[int]
+    q: Quantizer, config: NetworkConfig, mean: Sequence[float], std: Sequence[float], thresholds: Sequence[int]
 ) -> IntegerNetwork:
     device = q.values["cls_token"].device
     weight, bias = q.values["patch_embed.proj.weight"].flatten(1), q.values["patch_embed.proj.bias"]
@@ -160,7 +160,7 @@ def _network(
     )
 
 
-def _block(q: _Quantizer, config: NetworkConfig, number: int) -> Block:
+def _block(q: Quantizer, config: NetworkConfig, number: int) -> Block:
     name = f"blocks.{number}"
     weight, bias = q.values[f"{name}.attn.qkv.weight"], q.values[f"{name}.attn.qkv.bias"]
     query, key, value = (
@@ -191,7 +191,7 @@ def _block(q: _Quantizer, config: NetworkConfig, number: int) -> Block:
     )
 
 
-def _selector(q: _Quantizer, config: NetworkConfig, stage: int, threshold: int) -> Selector:
+def _selector(q: Quantizer, config: NetworkConfig, stage: int, threshold: int) -> Selector:
     name = f"selectors.{stage}"
 
     def gelu(part: str, in_part: str) -> GeluLayer:
