@@ -16,6 +16,8 @@ LOADS_AHEAD = 2
 """Chunks loaded after each descriptor that frees one. Two let the lead grow by one a layer until the rings are full,
 without holding the first layers back behind a long run of LOADs."""
 
+_BASE_FIELDS = {Memory.WEIGHT: "aux_base", Memory.PARAM: "param_base"}
+
 
 @dataclass
 class Placement:
@@ -71,14 +73,14 @@ def place_weights(steps: Sequence[Step], config: AccelConfig, weight_base: int, 
                 placement.image += data.ljust(round_up(length, TRANSFER_BYTES), b"\0")
 
     for step in steps:
-        if not step.chunk:
-            placement.append(step.descriptor, step.layer)
-            continue
-        if not placed:
+        if step.chunk and not placed:
             load_next()
-        bases = placed.popleft()
-        aux = {"aux_base": bases[Memory.WEIGHT]} if step.chunk.weights else {}
-        placement.append(replace(step.descriptor, param_base=bases[Memory.PARAM], **aux), step.layer)
+        bases = placed.popleft() if step.chunk else {}
+        addresses = {_BASE_FIELDS[memory]: base for memory, base in bases.items()}
+        for descriptor in step.descriptors:
+            placement.append(replace(descriptor, **addresses), step.layer)
+        if not step.chunk:
+            continue
         for memory in bases:
             rings[memory].release()
         for _ in range(min(LOADS_AHEAD, len(waiting))):

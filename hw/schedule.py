@@ -13,10 +13,17 @@ from hw.tiling import TRANSFER_BYTES, Channels, ceil_div, round_up, split_column
 from hw.weights import pack_norm_params, pack_params, pack_weights, pick
 from quant.network import GeluLayer, LinearLayer, NormLayer
 
+ROW_PARTS = 4
+"""Row parts of a LayerNorm and of a large GEMM while the live count is known: a part starts when the same rows of the
+layer before are done, so that LayerNorm runs beside the array."""
+
+MIN_PART_CYCLES = 256
+"""A GEMM is not cut into parts of less work than this; filling and draining the array takes a few dozen cycles."""
+
 
 @dataclass(frozen=True)
 class Chunk:
-    """What a descriptor needs in WEIGHT and PARAM before it runs; weights may be empty."""
+    """What descriptors need in WEIGHT and PARAM before they run; weights may be empty."""
 
     weights: bytes
     params: bytes
@@ -24,9 +31,9 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Step:
-    """A descriptor, the layer that it works for, and its chunk, whose addresses hw/prefetch.py fills in."""
+    """Descriptors, the layer that they work for, and the chunk they share, whose addresses hw/prefetch.py fills in."""
 
-    descriptor: Descriptor
+    descriptors: tuple[Descriptor, ...]
     layer: str
     chunk: Chunk | None = None
 
@@ -43,6 +50,19 @@ class Tensor:
     def part(self, first_word: int) -> Tensor:
         """Return the same rows from word first_word on."""
         return replace(self, base=self.base + first_word)
+
+
+@dataclass(frozen=True)
+class RowPart:
+    """Row tiles from first_tile on; rows is the field of a descriptor: how many rows, 0 for the live tokens."""
+
+    first_tile: int
+    rows: int
+
+    def of(self, fields: dict[str, int]) -> dict[str, int]:
+        """Return src_ or dst_ fields moved to this part of the rows."""
+        side = "src" if "src_base" in fields else "dst"
+        return fields | {f"{side}_base": fields[f"{side}_base"] + self.first_tile * fields[f"{side}_stride"]}
 
 
 def operand(tensor: Tensor, words: int | None = None) -> dict[str, int]:
@@ -102,7 +122,7 @@ class Schedule:
 
     def emit(self, layer: str, opcode: Opcode, **fields: int) -> None:
         """Append a descriptor that needs no weights."""
-        self.steps.append(Step(Descriptor(opcode, **fields), layer))
+        self.steps.append(Step((Descriptor(opcode, **fields),), layer))
 
     def transfer_bytes(self, tensor: Tensor) -> int:
         """Bytes that LOAD or STORE moves for a whole buffer."""
@@ -138,29 +158,56 @@ class Schedule:
         length = round_up(2 * self.tokens, TRANSFER_BYTES)
         self.emit(layer, Opcode.STORE, memory=Memory.TOKEN, region=Region.OUTPUT, offset=offset, length=length)
 
+    def row_parts(self, rows: int, parts: int) -> list[RowPart]:
+        """Cut `rows` rows, or all tokens (0) while the live count is known, into at most `parts` parts."""
+        tiles = ceil_div(self.tokens, self.config.rows)
+        parts = min(parts, tiles)
+        if rows or self.stage or parts <= 1:
+            return [RowPart(0, rows)]
+        bounds = [tiles * i // parts for i in range(parts + 1)]
+        last_row = [min(tile * self.config.rows, self.tokens) for tile in bounds[1:]]
+        return [RowPart(tile, end - tile * self.config.rows) for tile, end in zip(bounds[:-1], last_row, strict=True)]
+
     def norm(self, name: str, layer: NormLayer, src: Tensor, dst: Tensor, rows: int = 0) -> None:
         """LayerNorm of whole rows, WIDE -> ACT."""
-        fields = operand(src) | result(dst) | {"rows": rows, "shift": layer.shift, "eps": layer.eps}
-        descriptor = Descriptor(Opcode.LAYER_NORM, dim=len(layer.gamma_i16), **fields)
-        self.steps.append(Step(descriptor, name, Chunk(b"", pack_norm_params(layer, self.config))))
+        descriptors = tuple(
+            Descriptor(
+                Opcode.LAYER_NORM,
+                **part.of(operand(src)),
+                **part.of(result(dst)),
+                rows=part.rows,
+                dim=len(layer.gamma_i16),
+                shift=layer.shift,
+                eps=layer.eps,
+            )
+            for part in self.row_parts(rows, ROW_PARTS)
+        )
+        self.steps.append(Step(descriptors, name, Chunk(b"", pack_norm_params(layer, self.config))))
 
     def linear(
-        self, name: str, mode: Drain, layer: LinearLayer, src: dict[str, int], dst: Tensor, **fields: int
+        self, name: str, mode: Drain, layer: LinearLayer, src: dict[str, int], dst: Tensor, rows: int = 0, **fields: int
     ) -> None:
         """A layer of (out, in) weights, in as many GEMMs as its weights need to fit; src as `operand` gives it."""
-        for run in split_columns(name, len(layer.weight_i8), src["src_words"], self.config, self.weight_words):
-            part = pick(layer, run.first, run.count)
-            descriptor = Descriptor(
-                Opcode.GEMM,
-                mode=mode,
-                aux_stride=src["src_words"],
-                cols=run.count,
-                **src,
-                **result(dst.part(run.first // self.config.depth)),
-                **fields,
+        depth_words = src["src_words"]
+        for run in split_columns(name, len(layer.weight_i8), depth_words, self.config, self.weight_words):
+            columns = pick(layer, run.first, run.count)
+            target = result(dst.part(run.first // self.config.depth))
+            cycles = dst.tiles * ceil_div(run.count, self.config.columns) * depth_words
+            descriptors = tuple(
+                Descriptor(
+                    Opcode.GEMM,
+                    mode=mode,
+                    aux_stride=depth_words,
+                    cols=run.count,
+                    **part.of(src),
+                    **part.of(target),
+                    rows=part.rows,
+                    **fields,
+                )
+                for part in self.row_parts(rows, min(ROW_PARTS, cycles // MIN_PART_CYCLES))
             )
-            chunk = Chunk(pack_weights(part.weight_i8, self.config), pack_params(part, self.config))
-            self.steps.append(Step(descriptor, name, chunk))
+            chunk = Chunk(pack_weights(columns.weight_i8, self.config), pack_params(columns, self.config))
+            self.steps.append(Step(descriptors, name, chunk))
 
     def gelu_linear(
         self, name: str, layer: GeluLayer, src: dict[str, int], dst: Tensor, constants: tuple[int, int]
