@@ -11,6 +11,7 @@ Testpoints
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,8 +125,12 @@ def test_failed_run_is_never_exact(compared):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One folder for all RTL runs of this file, so that the core is built once."""
-    return tmp_path_factory.mktemp("cosim")
+    """One folder for all RTL runs of this file; the core itself is cached by content in the git-ignored build/."""
+    folder = tmp_path_factory.mktemp("cosim")
+    cache = Path(__file__).parent.parent / "build" / "verilator"
+    cache.mkdir(parents=True, exist_ok=True)
+    (folder / "build").symlink_to(cache)
+    return folder
 
 
 @pytest.mark.verilator
