@@ -34,8 +34,9 @@ class Recipe:
     """How to train: a dense network, then its selectors, then the 8-bit network.
 
     keep_ratios is the target share of the picture's patches after each selector, not increasing. The selectors learn
-    with selector_factor times the stage's learning rate. max_shift is the augmentation in pixels. The *_weight
-    of the loss terms are those of model/losses.py; logits and tokens are distilled from the dense network.
+    with selector_factor times the stage's learning rate. max_shift is the augmentation in pixels. logit_weight and
+    token_weight scale the distillation from the dense network, ratio_weight the keep-ratio loss (model/losses.py).
+    A seed repeats a training exactly for the same num_threads of torch on the same machine.
     """
 
     keep_ratios: tuple[float, ...]
@@ -43,6 +44,7 @@ class Recipe:
     select: Stage
     quantize: Stage
     seed: int = 0
+    num_threads: int = 1
     batch_size: int = 64
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
@@ -56,11 +58,15 @@ class Recipe:
         ratios = self.keep_ratios
         if not all(0 < ratio <= 1 for ratio in ratios) or list(ratios) != sorted(ratios, reverse=True):
             raise ValueError(f"keep_ratios must be in (0, 1] and not increase, not {ratios!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size!r}")
-        for name in ("seed", "max_shift", "weight_decay", "logit_weight", "token_weight", "ratio_weight"):
-            if getattr(self, name) < 0:
+        for name, least in (("seed", 0), ("max_shift", 0), ("num_threads", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+        for name in ("weight_decay", "selector_factor", "logit_weight", "token_weight", "ratio_weight"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""

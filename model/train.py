@@ -7,6 +7,8 @@ ends with a checkpoint, so the result is that of a run without interruption.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +70,6 @@ def train(
     """
     if len(recipe.keep_ratios) != len(config.selectors):
         raise ValueError(f"keep_ratios must have {len(config.selectors)} entries, not {recipe.keep_ratios!r}")
-    torch.manual_seed(recipe.seed)
     normalisation = start.normalisation if start else measure_normalisation(train_pictures)
     description = {
         "config": config.to_dict(),
@@ -79,11 +80,13 @@ def train(
     record = Record.open(out_dir / "training.json", description)
     run = Run(recipe, train_pictures, out_dir, progress, record)
 
+    torch.manual_seed(recipe.seed)
     dense = VisionTransformer(replace(config, selectors=()), normalisation)
     if start:
         dense.load_state_dict({name: start.state_dict()[name] for name in dense.state_dict()})
     dense = _finish(run, "dense", recipe.dense, dense)
 
+    torch.manual_seed(recipe.seed)  # again: the dense stage may have been trained now or earlier
     pruned = VisionTransformer(config, normalisation)
     pruned.load_state_dict(dense.state_dict(), strict=False)
     pruned = _finish(run, "pruned", recipe.select, pruned, teacher=dense)
@@ -116,18 +119,31 @@ def fit(
 ) -> History:
     """Train a network in place for the epochs of a stage; state receives the checkpoint of every epoch.
 
-    network maps uint8 pictures to an output as model.vit.Output; one with selectors needs a teacher.
+    network maps uint8 pictures to a model.vit.Output or model.qat.QatOutput; one with selectors needs a teacher. An
+    existing state is where training goes on. Returns the history of the stage.
     """
     optimizer = _optimizer(network, run.recipe)
     history = load_progress(state, network, optimizer) if state.exists() else []
     task = run.progress.add_task(name, total=stage.epochs, completed=len(history))
     network.train()
-    for epoch in range(len(history), stage.epochs):
-        history.append(_train_epoch(run, name, stage, epoch, network, optimizer, teacher))
-        save_progress(state, network, optimizer, history)
-        run.progress.update(task, advance=1, description=f"{name}: loss {history[-1]['loss']:.3f}")
+    with _threads(run.recipe.num_threads):
+        for epoch in range(len(history), stage.epochs):
+            history.append(_train_epoch(run, name, stage, epoch, network, optimizer, teacher))
+            save_progress(state, network, optimizer, history)
+            run.progress.update(task, advance=1, description=f"{name}: loss {history[-1]['loss']:.3f}")
     network.eval()
     return history
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use this many CPU threads: sums, and so results, depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train_epoch(

@@ -2,7 +2,7 @@
 
 Testpoints: a saved network comes back exactly with its topology and normalisation; writing is whole or not at all;
 plain timm weights load from all three formats, with fresh selectors; missing, truncated, foreign and misdescribed
-files, wrong shapes, missing, unknown and non-finite tensors are refused by name; a pickle that runs code is refused unrun.
+files, wrong shapes, missing, unknown and non-finite tensors are refused by name; pickles that run code are not run.
 """
 
 import json
