@@ -84,12 +84,16 @@ class LoadUnit(wiring.Component):
                 ]
         return m
 
+    def _turn(self):
+        """Return a new counter of ports, at port 0."""
+        return Signal(range(max(self._config.axi_ports, 2)))  # a signal of no bits would be two bits wide in Verilog
+
     def _next_port(self, port):
         return Mux(port == self._config.axi_ports - 1, 0, port + 1)
 
     def _deal(self, m, bursts):
         """Give each burst to the next port."""
-        port = Signal(range(self._config.axi_ports))
+        port = self._turn()
         for index, sink in enumerate(self.bursts):
             is_turn = port == index
             m.d.comb += [sink.payload.eq(bursts.payload), sink.valid.eq(bursts.valid & is_turn)]
@@ -100,7 +104,7 @@ class LoadUnit(wiring.Component):
 
     def _collect(self, m):
         """Take one whole burst from each port in the same order; return the merged stream of beats."""
-        port = Signal(range(self._config.axi_ports))
+        port = self._turn()
         beats = stream.Signature(read_beat_layout(self._config.axi_bytes)).create()
         for index, source in enumerate(self.beats):
             with m.If(port == index):

@@ -106,22 +106,23 @@ class RoundRobin(wiring.Component):
     Members
     -------
     i : In(stream of shape), array of count;  o : Out(stream of shape)
-    grant : Out(range(count)) - the stream that `o` offers.
+    grant : Out(index) - the stream that `o` offers.
     """
 
     def __init__(self, shape, count):
         self._count = count
+        self._index = range(max(count, 2))  # a signal of no bits would be two bits wide in Verilog
         super().__init__(
             {
                 "i": In(stream.Signature(shape)).array(count),
                 "o": Out(stream.Signature(shape)),
-                "grant": Out(range(count)),
+                "grant": Out(self._index),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        last = Signal(range(self._count), init=self._count - 1)
+        last = Signal(self._index, init=self._count - 1)
         is_held = Signal()
         valid = Cat(source.valid for source in self.i)
         with m.If(is_held):
