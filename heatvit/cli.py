@@ -115,6 +115,10 @@ def evaluate(
 def generate(
     config: Config = "demo",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the Verilog.")] = Path("build/verilog"),
+    dsp: Annotated[
+        str,
+        typer.Option("--dsp", metavar="KIND", help="Multipliers: behavioural (simulation) or dsp48 (for synthesis)."),
+    ] = "behavioural",
     json_file: JsonFile = None,
 ) -> int:
     """Generate the accelerator's Verilog and print its SHA-256.
@@ -123,7 +127,7 @@ def generate(
     """
     from heatvit import hardware
 
-    return _finish(f"generated: {out}", hardware.generate_verilog(config, out), json_file)
+    return _finish(f"generated: {out}", hardware.generate_verilog(config, out, dsp), json_file)
 
 
 @app.command()

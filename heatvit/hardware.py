@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,16 @@ from sim.cosim import cosimulate
 from sim.report import summarise
 
 
-def generate_verilog(config_name: str, out: Path) -> dict[str, Any]:
+def generate_verilog(config_name: str, out: Path, dsp: str = "behavioural") -> dict[str, Any]:
     """Write the Verilog of an accelerator to a folder; return its sources and one SHA-256 over all of them."""
     config = load_config(config_name)
-    verilog = generate(config, out)
-    lines = [f"{path.name} {file_digest(path)}\n" for path in verilog.sources]
+    verilog = generate(config, out, dsp)
     return {
         "config": config.to_dict(),
         "config_hash": f"0x{config.hash32:08x}",
         "top": verilog.top,
         "sources": [str(path) for path in verilog.sources],
-        "verilog_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+        "verilog_sha256": verilog.sha256,
     }
 
 

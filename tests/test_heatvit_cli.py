@@ -15,6 +15,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from heatvit import cli
+from heatvit import cli, flow, hardware
+from hw.config import CONFIGS
 from model import checkpoint
 from model.config import NETWORKS
 from model.vit import Normalisation, VisionTransformer
@@ -168,7 +171,7 @@ def test_bad_accelerator_configs(
         path.write_text(values if isinstance(values, str) else json.dumps(values))
         return fails(capsys, "simulate", integer_file, "--images", pictures, "--config", path)
 
-    tiny = cli_config()
+    tiny = CONFIGS["tiny"].to_dict()
     assert "tiny, demo" in fails(capsys, "generate", "--config", "huge", "--out", tmp_path / "verilog")
     assert "not JSON" in told("{")
     assert "unknown config field 'colums'" in told({**tiny, "colums": 3})
@@ -176,12 +179,6 @@ def test_bad_accelerator_configs(
     assert "act_words must be at least" in told({**tiny, "act_words": 16})
     assert "max_tokens must be at least" in told({**tiny, "max_tokens": 16})
     assert not (tmp_path / "verilog").exists()
-
-
-def cli_config() -> dict[str, int]:
-    from hw.config import CONFIGS
-
-    return CONFIGS["tiny"].to_dict()
 
 
 def test_missing_compiler_is_told(
@@ -220,8 +217,6 @@ def test_unlabelled_pictures_have_no_accuracy(integer_file: Path, tmp_path: Path
 
 
 def test_failed_comparison_exits_with_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from heatvit import hardware
-
     def simulate(*arguments: Any) -> dict[str, Any]:
         return {"mismatches": 3, "first_divergence": "picture 0, head"}
 
@@ -237,8 +232,6 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_internal_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from heatvit import flow
-
     def broken(*arguments: Any) -> dict[str, Any]:
         raise ZeroDivisionError("oh")
 
@@ -247,7 +240,9 @@ def test_internal_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "internal error" in capsys.readouterr().err
 
 
-def start_training(folder: Path, *, epochs: int) -> subprocess.Popen[str]:
+@contextmanager
+def training(folder: Path, epochs: int) -> Iterator[subprocess.Popen[str]]:
+    """Start `heatvit train` in a process of its own; it is gone at the end of the block."""
     stage = {"epochs": epochs, "learning_rate": 0.001}
     recipe = {"keep_ratios": [0.7, 0.5], "dense": stage, "select": stage, "quantize": stage, "batch_size": 2}
     (folder / "recipe.json").write_text(json.dumps(recipe))
@@ -255,27 +250,31 @@ def start_training(folder: Path, *, epochs: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "heatvit", "train", "--recipe", "recipe.json", "--network", "tiny.json"]
     command += ["--images", "pack.npz", "--out", "trained"]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # several are slower on a network this small
-    return subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=folder, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.slow
 def test_interrupted_training_says_so_and_goes_on(tmp_path: Path) -> None:
     images = np.random.default_rng(3).integers(0, 256, (40, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "pack.npz", images=images, labels=np.arange(40) % 10)
-    process = start_training(tmp_path, epochs=6)
-    state = tmp_path / "trained" / "dense.progress.safetensors"
-    deadline = time.monotonic() + 100
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    trained = tmp_path / "trained"
+    with training(tmp_path, epochs=6) as process:
+        deadline = time.monotonic() + 100
+        while not (trained / "dense.progress.safetensors").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "heatvit: interrupted" in errors and "Traceback" not in errors
-    assert not (tmp_path / "trained" / "pruned.safetensors").exists()
+    assert not (trained / "pruned.safetensors").exists()
 
-    process = start_training(tmp_path, epochs=6)
-    output, errors = process.communicate(timeout=200)
+    with training(tmp_path, epochs=6) as process:
+        output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    assert "pruned_top1" in output and (tmp_path / "trained" / "pruned.safetensors").exists()
+    assert "pruned_top1" in output and (trained / "pruned.safetensors").exists()
