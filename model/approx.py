@@ -1,7 +1,6 @@
-"""Float twins of the integer non-linear functions: what the network computes while it trains.
+"""Attention's softmax in float: what a network computes while it trains, and what quant.approx.softmax_rows quantizes.
 
-Same polynomials and knees as quant/approx.py, without quantization and differentiable.
-Sources: HeatViT (HPCA 2023) Eq. 11-14; PLAN (Amin 1997).
+Source: HeatViT (HPCA 2023) Eq. 13-14. The twins of GELU and sigmoid are in quant/fake_quant.py.
 """
 
 from __future__ import annotations
@@ -11,22 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-ERF_KNEE = 1.769
-ERF_CURVE = 0.2888
 EXP_SCALE, EXP_CENTRE, EXP_OFFSET = 0.3585, 1.353, 0.344
 EXP_MIN = -80.0
 """Distances below this are 2**-115 of the peak; the clamp keeps the power of two a normal float."""
-
-
-def gelu(x: Tensor, delta1: float) -> Tensor:
-    """Polynomial GELU: x/2 * (1 + L_erf(x / sqrt(2))).
-
-    L_erf(u) = sign(u) * delta1 * (1 - 0.2888 * (min(|u|, 1.769) - 1.769)**2);
-    delta1 in (0, 1]; 1 is within 0.0182 of GELU on [-3, 3], 0.5 is a function that a network must be trained with.
-    """
-    below_knee = ERF_KNEE - x.abs().mul(math.sqrt(0.5)).clamp(max=ERF_KNEE)
-    erf = delta1 * (1 - ERF_CURVE * below_knee.square())
-    return 0.5 * (x + x.abs() * erf)  # x * sign(x) is |x|
 
 
 def exp_negative(x: Tensor) -> Tensor:
@@ -50,15 +36,3 @@ def softmax(scores: Tensor, valid: Tensor, delta2: float) -> Tensor:
     peak = scores.detach().masked_fill(valid == 0, -math.inf).amax(-1, keepdim=True)
     exponential = exp_negative((scores - peak).clamp(max=0)) * valid
     return exponential * (delta2 / exponential.sum(-1, keepdim=True))
-
-
-def sigmoid(x: Tensor) -> Tensor:
-    """PLAN sigmoid: four straight lines a side, 0 and 1 beyond |x| = 5. Error < 0.0189."""
-    magnitude = x.abs()
-    # The function is concave, so it is the lowest of its lines but for a step of 1/64 at 2.375 (Amin 1997).
-    y = torch.where(
-        magnitude >= 2.375,
-        (magnitude / 32 + 27 / 32).clamp(max=1),
-        torch.minimum(magnitude / 4 + 1 / 2, magnitude / 8 + 5 / 8),
-    )
-    return torch.where(x < 0, 1 - y, y)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.approx import gelu, sigmoid
+from quant.fake_quant import plan_sigmoid, polynomial_gelu
 
 KEEP_THRESHOLD = 0.5
 LOGIT_EPS = 1e-4
@@ -54,13 +54,13 @@ class TokenSelector(nn.Module):
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """Return scores (B, N) in [0, 1]; tokens (B, N, D) with CLS first, valid (B, N) float 0 or 1."""
         heads = self.norm(tokens).unflatten(-1, (self.num_heads, -1))  # (B, N, H, d)
-        local = gelu(self.local(heads), 1.0)  # (B, N, H, d/2)
+        local = polynomial_gelu(self.local(heads), 1.0)  # (B, N, H, d/2)
         pooled = _mean_without_cls(local, valid)  # (B, 1, H, d/2)
         features = torch.cat([local, pooled.expand_as(local)], dim=-1)
-        hidden = gelu(self.token2(gelu(self.token1(features), 1.0)), 1.0)  # (B, N, H, d/4)
+        hidden = polynomial_gelu(self.token2(polynomial_gelu(self.token1(features), 1.0)), 1.0)  # (B, N, H, d/4)
         keep_logit, prune_logit = self.token_score(hidden).unbind(-1)
-        token_score = sigmoid(keep_logit - prune_logit)  # (B, N, H): a softmax over two is a sigmoid
-        head_score = sigmoid(self.head_score(gelu(self.head1(heads.mean(-1)), 1.0)))  # (B, N, H)
+        token_score = plan_sigmoid(keep_logit - prune_logit)  # (B, N, H): a softmax over two is a sigmoid
+        head_score = plan_sigmoid(self.head_score(polynomial_gelu(self.head1(heads.mean(-1)), 1.0)))  # (B, N, H)
         return keep_scores(token_score, head_score)
 
 

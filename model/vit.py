@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.approx import gelu, softmax
+from model.approx import softmax
 from model.selector import TokenSelector, gather, select_masked
 from quant.config import NetworkConfig
+from quant.fake_quant import polynomial_gelu
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(config.mlp_hidden, config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(gelu(self.fc1(x), self.delta1))
+        out: Tensor = self.fc2(polynomial_gelu(self.fc1(x), self.delta1))
         return out
 
 
