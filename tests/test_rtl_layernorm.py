@@ -2,7 +2,8 @@
 
 Testpoints: one row, rows not a multiple of R, rows field and live count; zero variance, smallest eps, all-minimum and
 all-maximum rows, alternating extremes; gamma, beta and shift extremes; D from one word to 1024; pauses on every port;
-back-to-back commands; strided tensors; nothing written outside the rows' words.
+back-to-back commands; one to many row tiles in flight; the stated period; strided tensors; nothing written outside the
+rows' words.
 """
 
 import numpy as np
@@ -86,6 +87,35 @@ def test_random_rows_match_golden(name: str, pause: float) -> None:
     dim = 3 * config.depth
     cases = [random_case(rng, 1, dim), random_case(rng, config.rows + 1, dim, spread=300, uses_live=True)]
     check(config, cases, pause=pause, live=config.rows + 1)
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 3, 7])
+def test_overlapped_row_tiles_match_golden(tiles: int) -> None:
+    config, rng = CONFIGS["2x2"], np.random.default_rng(tiles)
+    cases = [random_case(rng, tiles * config.rows, 4, spread=spread) for spread in (30000, 30)]
+    check(config, cases, pause=0.2)
+
+
+@pytest.mark.parametrize(("words", "period"), [(1, 67), (31, 67), (40, 85)])
+def test_period_of_a_row_tile_is_as_stated(words: int, period: int) -> None:
+    config = CONFIGS["2x2"]
+    memory = dict.fromkeys(range(words), 0)
+    cycles = []
+    for rows in (8, 16):
+        engine, done_at = LayerNorm(config), []
+
+        async def count(ctx, engine=engine, done_at=done_at):
+            cycle = 0
+            while True:
+                _, _, done = await ctx.tick().sample(engine.done)
+                cycle += 1
+                if done:
+                    done_at.append(cycle)
+
+        command = Descriptor(Opcode.LAYER_NORM, src_words=words, dim=2 * words, eps=1, rows=rows)
+        run_engine(engine, [command], inputs={"live": 1}, watchers=[count], wide=memory, param=memory)
+        cycles += done_at
+    assert cycles[1] - cycles[0] == 4 * period
 
 
 def test_corner_rows_match_golden() -> None:
