@@ -13,6 +13,9 @@ from quant.approx import gelu_constants
 from quant.config import NetworkConfig
 from quant.network import Block, IntegerNetwork, LinearLayer, NormLayer, Selector
 
+EMBEDDING_RUNS = 4
+"""Column runs of the patch embedding: the array starts on the first while the weights of the others are loaded."""
+
 
 @dataclass(frozen=True)
 class OperandBuffers:
@@ -57,10 +60,9 @@ def add_embedding(schedule: Schedule, network: IntegerNetwork, residual: Tensor)
     """BEGIN, position table into the residual, patches, and the patch embedding added in place."""
     name, patch_dim = "patch_embed", network.config.patch_dim
     schedule.emit(name, Opcode.BEGIN, rows=schedule.tokens)
-    schedule.load(name, residual, Region.WEIGHTS, 0)
     patches = schedule.take(Memory.ACT, ceil_div(patch_dim, schedule.config.depth))
-    schedule.load(name, patches, Region.INPUT, 0)
-    schedule.linear(name, Drain.RESIDUAL, network.patch_embed, operand(patches), residual)
+    schedule.load(name, (residual, Region.WEIGHTS), (patches, Region.INPUT))
+    schedule.linear(name, Drain.RESIDUAL, network.patch_embed, operand(patches), residual, min_runs=EMBEDDING_RUNS)
     schedule.release(patches)
     schedule.tap(name, residual, "int16", Channels.dense(network.config.embed_dim))
 

@@ -72,6 +72,7 @@ def place_weights(steps: Sequence[Step], config: AccelConfig, weight_base: int, 
                 )
                 placement.image += data.ljust(round_up(length, TRANSFER_BYTES), b"\0")
 
+    load_next()  # the array can start on the first row part that follows
     for step in steps:
         if step.chunk and not placed:
             load_next()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from hw.allocate import Allocator
 from hw.config import AccelConfig
@@ -129,17 +130,24 @@ class Schedule:
         word_bytes = self.word_bytes(tensor.memory)
         return transfer_words(tensor.tiles * tensor.stride, word_bytes) * word_bytes
 
-    def load(self, layer: str, tensor: Tensor, region: Region, offset: int) -> None:
-        """Fill a whole buffer from DDR."""
-        self.emit(
-            layer,
-            Opcode.LOAD,
-            memory=tensor.memory,
-            region=region,
-            offset=offset,
-            length=self.transfer_bytes(tensor),
-            dst_base=tensor.base,
-        )
+    def load(self, layer: str, *sources: tuple[Tensor, Region]) -> None:
+        """Fill whole buffers from the start of their regions, in row parts that take turns if LOAD can move those."""
+        bounds = [part.first_tile for part in self.row_parts(0, ROW_PARTS)] + [ceil_div(self.tokens, self.config.rows)]
+        tile_bytes = [tensor.stride * self.word_bytes(tensor.memory) for tensor, _ in sources]
+        if any(length % TRANSFER_BYTES for length in tile_bytes):
+            bounds = [0, bounds[-1]]
+        for first_tile, end_tile in pairwise(bounds):
+            for (tensor, region), length in zip(sources, tile_bytes, strict=True):
+                end = self.transfer_bytes(tensor) if end_tile == bounds[-1] else end_tile * length
+                self.emit(
+                    layer,
+                    Opcode.LOAD,
+                    memory=tensor.memory,
+                    region=region,
+                    offset=first_tile * length,
+                    length=end - first_tile * length,
+                    dst_base=tensor.base + first_tile * tensor.stride,
+                )
 
     def store(self, layer: str, tensor: Tensor, offset: int) -> None:
         """Copy a whole buffer to the OUTPUT region."""
@@ -165,8 +173,10 @@ class Schedule:
         if rows or self.stage or parts <= 1:
             return [RowPart(0, rows)]
         bounds = [tiles * i // parts for i in range(parts + 1)]
-        last_row = [min(tile * self.config.rows, self.tokens) for tile in bounds[1:]]
-        return [RowPart(tile, end - tile * self.config.rows) for tile, end in zip(bounds[:-1], last_row, strict=True)]
+        return [
+            RowPart(first, min(end * self.config.rows, self.tokens) - first * self.config.rows)
+            for first, end in pairwise(bounds)
+        ]
 
     def norm(self, name: str, layer: NormLayer, src: Tensor, dst: Tensor, rows: int = 0) -> None:
         """LayerNorm of whole rows, WIDE -> ACT."""
@@ -185,12 +195,20 @@ class Schedule:
         self.steps.append(Step(descriptors, name, Chunk(b"", pack_norm_params(layer, self.config))))
 
     def linear(
-        self, name: str, mode: Drain, layer: LinearLayer, src: dict[str, int], dst: Tensor, rows: int = 0, **fields: int
+        self,
+        name: str,
+        mode: Drain,
+        layer: LinearLayer,
+        src: dict[str, int],
+        dst: Tensor,
+        rows: int = 0,
+        min_runs: int = 1,
+        **fields: int,
     ) -> None:
         """A layer of (out, in) weights, in as many GEMMs as its weights need to fit; src as `operand` gives it."""
-        depth_words = src["src_words"]
-        for run in split_columns(name, len(layer.weight_i8), depth_words, self.config, self.weight_words):
-            columns = pick(layer, run.first, run.count)
+        depth_words, columns = src["src_words"], len(layer.weight_i8)
+        for run in split_columns(name, columns, depth_words, self.config, self.weight_words, min_runs):
+            placed = pick(layer, run.first, run.count)
             target = result(dst.part(run.first // self.config.depth))
             cycles = dst.tiles * ceil_div(run.count, self.config.columns) * depth_words
             descriptors = tuple(
@@ -206,7 +224,7 @@ class Schedule:
                 )
                 for part in self.row_parts(rows, min(ROW_PARTS, cycles // MIN_PART_CYCLES))
             )
-            chunk = Chunk(pack_weights(columns.weight_i8, self.config), pack_params(columns, self.config))
+            chunk = Chunk(pack_weights(placed.weight_i8, self.config), pack_params(placed, self.config))
             self.steps.append(Step(descriptors, name, chunk))
 
     def gelu_linear(

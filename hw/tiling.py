@@ -151,11 +151,12 @@ class ColumnRange:
 
 
 def split_columns(
-    name: str, columns: int, depth_words: int, config: AccelConfig, weight_words: int
+    name: str, columns: int, depth_words: int, config: AccelConfig, weight_words: int, min_runs: int = 1
 ) -> list[ColumnRange]:
     """Cut a layer into runs of column tiles whose weights and parameters fit their rings.
 
-    A run takes at most half a ring where one column tile fits in half, so that the next run loads meanwhile.
+    A run takes at most half a ring where one column tile fits in half, so that the next run loads meanwhile. There
+    are about min_runs runs or more, as far as column tiles allow.
     weight_words is the size of the weight ring, depth_words the words of a column tile.
     Raises ValueError if not even one column tile fits.
     """
@@ -166,5 +167,6 @@ def split_columns(
             f"{name} takes {depth_words} words and {weight_words} of {config.weight_words} are left beside the operands"
         )
     tiles = max(1, min(weight_words // 2 // depth_words, config.param_words // 2 // param_words))
+    tiles = min(tiles, ceil_div(ceil_div(columns, config.columns), min_runs))
     step = tiles * config.columns
     return [ColumnRange(first, min(step, columns - first)) for first in range(0, columns, step)]

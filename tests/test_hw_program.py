@@ -1,9 +1,9 @@
 """The compiler.
 
 Testpoints: order of the heads; weights of later layers loaded before earlier layers compute; one layer name per
-descriptor; no tap without taps; every weight byte loaded once; taps of every layer but the keep score; input packing
-and its refusals; each limit and each memory refused with numbers, and accepted at exactly those numbers; named configs
-hold DeiT-Tiny; a compiled program is reproducible.
+descriptor; row parts of LayerNorm and of the patches, and what they wait for; no tap without taps; every weight byte
+loaded once; taps of every layer but the keep score; input packing and its refusals; each limit and each memory refused
+with numbers, and accepted at exactly those numbers; named configs hold DeiT-Tiny; a compiled program is reproducible.
 """
 
 import re
@@ -60,6 +60,7 @@ def test_every_descriptor_has_a_layer():
 def test_weights_are_loaded_once():
     program = compile_network(NETWORK, array(SHAPE, weight_words=256, param_words=32))
     loads = [d for d in program.descriptors if d.opcode == Opcode.LOAD and d.region == Region.WEIGHTS]
+    loads.sort(key=lambda d: d.offset)
     assert [d.offset for d in loads[1:]] == [d.offset + d.length for d in loads[:-1]]
     assert (loads[0].offset, loads[-1].offset + loads[-1].length) == (0, len(program.weights))
     assert (loads[0].memory, loads[1].memory) == (Memory.WIDE, Memory.WEIGHT)
@@ -158,6 +159,31 @@ def test_deit_tiny_fits_the_board(deit_tiny, name):
     gemms = [d for d in program.descriptors if d.opcode == Opcode.GEMM]
     assert sum(d.mode == Drain.SCORE for d in gemms) == 36
     assert len(program.descriptors) < 1000
+
+
+def test_row_parts_overlap_while_the_live_count_is_known(deit_tiny):
+    program = compile_network(deit_tiny, CONFIGS["zcu102_2048"])
+    before = [program.descriptors[index] for index in named(program, "blocks.2.norm1", Opcode.LAYER_NORM)]
+    assert [part.rows for part in before] == [48, 48, 48, 53]  # 197 tokens in row tiles of eight
+    stride = before[0].src_stride
+    assert [part.src_base - before[0].src_base for part in before] == [0, 6 * stride, 12 * stride, 18 * stride]
+    assert [part.dst_base - before[0].dst_base for part in before] == [0, 6 * stride, 12 * stride, 18 * stride]
+    # The first part waits for the first part of the layer before, and the array goes on meanwhile.
+    last_gemms = named(program, "blocks.1.mlp.fc2", Opcode.GEMM)
+    gemms_so_far = sum(d.opcode == Opcode.GEMM for d in program.descriptors[: last_gemms[-1] + 1])
+    assert [part.wait_gemm for part in before] == [gemms_so_far - 3, gemms_so_far - 2, gemms_so_far - 1, gemms_so_far]
+    after = [program.descriptors[index] for index in named(program, "blocks.3.norm1", Opcode.LAYER_NORM)]
+    assert [part.rows for part in after] == [0]
+
+
+def test_patches_are_loaded_in_row_parts(deit_tiny):
+    program = compile_network(deit_tiny, CONFIGS["zcu102_2048"])
+    loads = [d for d in program.descriptors if d.opcode == Opcode.LOAD and d.region == Region.INPUT]
+    assert len(loads) == 4
+    assert [d.offset for d in loads] == [0, *np.cumsum([d.length for d in loads])[:-1]]
+    assert sum(d.length for d in loads) == program.input_bytes
+    first = program.descriptors[named(program, "patch_embed", Opcode.GEMM)[0]]
+    assert first.wait_load < sum(d.opcode == Opcode.LOAD for d in program.descriptors[:20])
 
 
 def test_norm_beyond_the_parameters_is_refused():
