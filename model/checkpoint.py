@@ -6,7 +6,6 @@ Nothing here can execute what it reads, and a network with a missing, misshapen 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.files import whole_file
 from model.npz import read_npz
 from model.vit import Normalisation, VisionTransformer
 from quant.config import NetworkConfig
@@ -26,10 +26,9 @@ FORMAT = "heatvit-network-1"
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a safetensors file whose metadata is one JSON text; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"json": json.dumps(metadata)})
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(content, partial, {"json": json.dumps(metadata)})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

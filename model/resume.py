@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from model.checkpoint import check_tensors, read_tensors, write_tensors
+from model.files import whole_file
 
 History: TypeAlias = list[dict[str, Any]]
 """One entry per finished epoch of a stage: its mean loss and the keep ratios."""
@@ -47,10 +47,8 @@ class Record:
 
     def write(self) -> None:
         """Write the file whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(json.dumps({"description": self.description, "stages": self.stages}, indent=1))
-        os.replace(partial, self.path)
+        with whole_file(self.path) as partial:
+            partial.write_text(json.dumps({"description": self.description, "stages": self.stages}, indent=1))
 
 
 def save_progress(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:

@@ -52,6 +52,7 @@ class Run:
     out_dir: Path
     progress: Progress
     record: Record
+    device: str = "cpu"
 
 
 def train(
@@ -62,11 +63,12 @@ def train(
     out_dir: Path,
     progress: Progress,
     start: VisionTransformer | None = None,
+    device: str = "cpu",
 ) -> Trained:
     """Train a network with selectors; out_dir receives dense.safetensors, pruned.safetensors and training.json.
 
     start gives the weights and the normalisation of the dense stage; without it they are drawn from the seed and
-    measured on the training pictures. Raises ValueError if out_dir holds a different training.
+    measured on the training pictures. Raises ValueError if out_dir holds a different training, or if it diverges.
     """
     if len(recipe.keep_ratios) != len(config.selectors):
         raise ValueError(f"keep_ratios must have {len(config.selectors)} entries, not {recipe.keep_ratios!r}")
@@ -78,7 +80,7 @@ def train(
         "num_pictures": len(train_pictures.labels),
     }
     record = Record.open(out_dir / "training.json", description)
-    run = Run(recipe, train_pictures, out_dir, progress, record)
+    run = Run(recipe, train_pictures, out_dir, progress, record, device)
 
     torch.manual_seed(recipe.seed)
     dense = VisionTransformer(replace(config, selectors=()), normalisation)
@@ -105,7 +107,8 @@ def _finish(
     """Return the network of a finished stage: from its file if an earlier start got so far, else by training it."""
     path, state = run.out_dir / f"{name}.safetensors", run.out_dir / f"{name}.progress.safetensors"
     if name in run.record.stages:
-        return load_network(path)
+        return load_network(path).to(run.device)
+    network.to(run.device)
     history = fit(run, name, stage, network, state, teacher)
     save_network(path, network)
     run.record.stages[name] = history
@@ -157,14 +160,13 @@ def _train_epoch(
 ) -> dict[str, Any]:
     """Run one epoch and return its mean loss and keep ratios."""
     recipe, num_pictures = run.recipe, len(run.pictures.labels)
-    device = next(network.parameters()).device
     rng = np.random.default_rng((recipe.seed, epoch, *name.encode()))
     torch.manual_seed(int(rng.integers(1 << 32)))  # for the selectors' noise
     num_steps = math.ceil(num_pictures / recipe.batch_size)
     losses, ratios = [], []
     for step, (pixels, label) in enumerate(batches(run.pictures, recipe.batch_size, rng.permutation(num_pictures))):
-        pictures_u8 = torch.from_numpy(shift_pictures(pixels, recipe.max_shift, rng)).to(device)
-        labels = torch.from_numpy(label).to(device)
+        pictures_u8 = torch.from_numpy(shift_pictures(pixels, recipe.max_shift, rng)).to(run.device)
+        labels = torch.from_numpy(label).to(run.device)
         position = (epoch * num_steps + step) / (stage.epochs * num_steps)
         for group in optimizer.param_groups:
             group["lr"] = stage.learning_rate * group["factor"] * _warmup_cosine(position)
@@ -175,6 +177,8 @@ def _train_epoch(
         if teacher:
             targets = [1 - explored * (1 - ratio) for ratio in recipe.keep_ratios]
             loss = loss + _teacher_loss(recipe, output, teacher, pictures_u8, targets)
+        if not loss.isfinite():
+            raise ValueError(f"learning_rate of stage {name} must be lower: the loss is {loss.item()} in epoch {epoch}")
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)

@@ -50,9 +50,10 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*arguments: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("model.checkpoint.os.replace", fail)
+    monkeypatch.setattr("model.files.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         save_network(path, network(1))
+    assert os.listdir(tmp_path) == ["net.safetensors"]
     assert_equal(load_network(path), network(0))
 
 

@@ -153,6 +153,13 @@ def test_recipe_must_fit_the_selectors(tmp_path: Path) -> None:
         run(tmp_path, replace(SHORT, keep_ratios=(0.5,)))
 
 
+def test_diverging_training_stops(tmp_path: Path) -> None:
+    start = VisionTransformer(CONFIG, Normalisation((0.1,), (0.9,)))
+    torch.nn.init.constant_(start.head.weight, float("inf"))
+    with pytest.raises(ValueError, match=r"learning_rate of stage dense must be lower: the loss is .* in epoch 0"):
+        run(tmp_path, start=start)
+
+
 def test_8_bit_network_trains_with_the_same_loop(tmp_path: Path, reference: Trained) -> None:
     student = VisionTransformer(CONFIG, reference.pruned.normalisation)
     student.load_state_dict(reference.pruned.state_dict())
