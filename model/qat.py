@@ -18,7 +18,8 @@ from quant.convert import calibrate, to_arrays
 from quant.fake_quant import Mode
 from quant.network import U8, IntegerNetwork
 from quant.quantize import quantize
-from quant.torch_forward import Recorder, TorchForward, ignore_tap
+from quant.torch_forward import run_batch
+from quant.torch_layers import Recorder, TorchLayers, ignore_tap
 
 
 class QatOutput(NamedTuple):
@@ -67,11 +68,12 @@ class QatNetwork(nn.Module):
         integers, config = self._quantized(), self.network.config
         if torch.is_grad_enabled():
             parameters = dict(self.network.named_parameters())
-            forward = TorchForward(config, Mode.TRAIN, parameters, integers, self.scales, record=record)
-            result = forward.run(pictures_u8)
+            net = TorchLayers(config, Mode.TRAIN, parameters, integers, self.scales, record=record)
+            result = run_batch(net, pictures_u8)
             logits = result.logits.value
         else:
-            result = TorchForward(config, Mode.INTEGER, network=integers, record=record).run(pictures_u8)
+            net = TorchLayers(config, Mode.INTEGER, network=integers, record=record)
+            result = run_batch(net, pictures_u8)
             logits = (result.logits.codes * integers.logit_scale).to(torch.float32)
         return QatOutput(logits, result.keep_masks, result.keep_scores, result.num_tokens)
 

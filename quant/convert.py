@@ -19,7 +19,8 @@ from quant.network_file import TENSOR_DTYPES
 from quant.observe import RangeObserver
 from quant.parameters import parameter_shapes
 from quant.quantize import check_thresholds, quantize
-from quant.torch_forward import TorchForward, scale_name
+from quant.torch_forward import run_batch
+from quant.torch_layers import TorchLayers, scale_name
 
 WIDE_SCALES = ("residual", "head")
 """Scales of int16 tensors; every other scale is that of an int8 tensor."""
@@ -67,7 +68,7 @@ def calibrate(
         if not tap.endswith(FIXED_FORMATS):
             observers[scale_name(tap)].add(tensor.value[valid].cpu().numpy())
 
-    forward = TorchForward(
+    net = TorchLayers(
         config,
         Mode.FLOAT,
         parameters=parameters,
@@ -79,7 +80,7 @@ def calibrate(
     device = next(iter(parameters.values())).device
     with torch.no_grad():
         for start in range(0, len(pictures_u8), CALIBRATION_BATCH):
-            forward.run(torch.as_tensor(pictures_u8[start : start + CALIBRATION_BATCH], device=device))
+            run_batch(net, torch.as_tensor(pictures_u8[start : start + CALIBRATION_BATCH], device=device))
     return {name: observer.scale(16 if name in WIDE_SCALES else 8) for name, observer in observers.items()}
 
 

@@ -44,6 +44,11 @@ class Quantized:
         """Apply a rearrangement of elements to the sides that exist."""
         return Quantized(*(side if side is ABSENT else rearrange(side) for side in (self.codes, self.value)))
 
+    def join(self, other: Quantized, dim: int) -> Quantized:
+        """Concatenate with a tensor of the same scale along an axis."""
+        sides = ((self.codes, other.codes), (self.value, other.value))
+        return Quantized(*(ABSENT if mine is ABSENT else torch.cat([mine, theirs], dim=dim) for mine, theirs in sides))
+
 
 @dataclass(frozen=True)
 class Format:

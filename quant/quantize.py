@@ -18,7 +18,7 @@ from quant.approx import KEEP_THRESHOLD_Q16
 from quant.config import NetworkConfig
 from quant.fixed import FEATURE_FRACTION_BITS, MULT_BITS, SHIFT_MAX, WEIGHT_MAX, quantize_multiplier, saturate
 from quant.network import Block, GeluLayer, IntegerNetwork, LinearLayer, NormLayer, Selector
-from quant.torch_forward import NORM_EPS, scale_name
+from quant.torch_layers import NORM_EPS, scale_name
 
 FEATURE_SCALE = 2.0**-FEATURE_FRACTION_BITS
 GELU_SCALE = 2.0**-26

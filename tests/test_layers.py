@@ -18,7 +18,10 @@ ALLOWED = {
     "heatvit": {"heatvit", "model", "quant", "hw", "sim", "bitstreams"},
 }
 BOARD_MODULES = ["quant/fixed.py", "hw/isa.py", "hw/config.py", "hw/regmap.py", "bitstreams/driver.py"]
-TORCH_MODULES = {f"quant/{name}.py" for name in ("fake_quant", "torch_forward", "quantize", "convert")}
+TORCH_MODULES = {
+    f"quant/{name}.py"
+    for name in ("fake_quant", "torch_layers", "torch_selector", "torch_forward", "quantize", "convert")
+}
 SOURCES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
 
 

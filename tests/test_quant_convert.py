@@ -28,7 +28,8 @@ from quant.parameters import parameter_shapes
 from quant.quantize import Quantizer, multipliers, quantize
 from quant.reference import run
 from quant.synthetic import random_config, random_network, random_parameters
-from quant.torch_forward import TorchForward
+from quant.torch_forward import run_batch
+from quant.torch_layers import TorchLayers
 
 CONFIG = NetworkConfig(8, 2, 3, 5, 24, 2, 3, 20, selectors=(1,), delta1=0.5, delta2=0.5)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -124,11 +125,8 @@ def test_every_tap_is_close_to_float(seed: int) -> None:
                 values[mode][name] = rows.transpose(1, -2)[valid] if name.endswith(".scores") else rows[valid]
 
         with torch.no_grad():
-            return (
-                TorchForward(config, mode, parameters, record=record, **arguments)
-                .run(torch.from_numpy(batch))
-                .logits.value
-            )
+            net = TorchLayers(config, mode, parameters, record=record, **arguments)
+            return run_batch(net, torch.from_numpy(batch)).logits.value
 
     exact = forward(Mode.FLOAT, mean=tuple(mean), std=tuple(std), thresholds=keep_all)
     got = forward(Mode.TRAIN, network=network, scales=scales)
