@@ -1,7 +1,7 @@
-"""AXI slaves for Amaranth's simulator: a memory behind the pins of a port, with stalls, errors and protocol checks.
+"""AXI for Amaranth's simulator: a memory behind the pins of a port, and accesses of an AXI4-Lite host.
 
-Like those of rtl_streams, each function returns a background testbench that samples at the clock edge. An AxiMemory
-is the state: its bytes, what went over the bus, and how it misbehaves.
+Like those of rtl_streams, axi_reads and axi_writes return a background testbench that samples at the clock edge. An
+AxiMemory is the state: its bytes, what went over the bus, and how it misbehaves; the protocol is checked throughout.
 """
 
 from collections import deque
@@ -126,3 +126,41 @@ def axi_writes(pins, memory, port=0, *, axi_bytes, seed=0, latency=3):
             cycle += 1
 
     return testbench
+
+
+async def lite_write(ctx, bus, offset, value, strobe=0b1111, *, data_delay=0, address_delay=0, response_delay=0):
+    """One write access with each channel late by so many cycles."""
+    pending = {"aw": address_delay, "w": data_delay}
+    ctx.set(bus.awaddr, offset)
+    ctx.set(bus.wdata, value)
+    ctx.set(bus.wstrb, strobe)
+    while pending:
+        for channel, delay in pending.items():
+            ctx.set(getattr(bus, f"{channel}valid"), delay <= 0)
+        _, _, *is_taken = await ctx.tick().sample(bus.awvalid & bus.awready, bus.wvalid & bus.wready)
+        pending = {channel: delay - 1 for channel, delay in pending.items() if not is_taken[("aw", "w").index(channel)]}
+        ctx.set(bus.awvalid, 0)
+        ctx.set(bus.wvalid, 0)
+    for _ in range(response_delay):
+        assert ctx.get(bus.bvalid)
+        await ctx.tick()
+    ctx.set(bus.bready, 1)
+    (response,) = await ctx.tick().sample(bus.bresp).until(bus.bvalid)
+    ctx.set(bus.bready, 0)
+    assert response == 0 and not ctx.get(bus.bvalid)
+
+
+async def lite_read(ctx, bus, offset, *, response_delay=0):
+    """One read access whose response is taken so many cycles late."""
+    ctx.set(bus.araddr, offset)
+    ctx.set(bus.arvalid, 1)
+    await ctx.tick().until(bus.arready)
+    ctx.set(bus.arvalid, 0)
+    for _ in range(response_delay):
+        assert ctx.get(bus.rvalid)
+        await ctx.tick()
+    ctx.set(bus.rready, 1)
+    value, response = await ctx.tick().sample(bus.rdata, bus.rresp).until(bus.rvalid)
+    ctx.set(bus.rready, 0)
+    assert response == 0 and not ctx.get(bus.rvalid)
+    return value

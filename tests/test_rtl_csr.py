@@ -9,6 +9,8 @@ hold and are not lost.
 from random import Random
 
 import pytest
+from rtl_axi import lite_read as read
+from rtl_axi import lite_write as write
 from rtl_streams import run
 
 from hw.config import CONFIGS
@@ -16,44 +18,6 @@ from hw.regmap import ADDRESS_BITS, ID_VALUE, REGISTERS, Access, Control
 from hw.rtl.csr import INPUTS, OUTPUTS, Csr
 
 CONFIG = CONFIGS["tiny"]
-
-
-async def write(ctx, bus, offset, value, strobe=0b1111, *, data_delay=0, address_delay=0, response_delay=0):
-    """One write access with each channel late by so many cycles."""
-    pending = {"aw": address_delay, "w": data_delay}
-    ctx.set(bus.awaddr, offset)
-    ctx.set(bus.wdata, value)
-    ctx.set(bus.wstrb, strobe)
-    while pending:
-        for channel, delay in pending.items():
-            ctx.set(getattr(bus, f"{channel}valid"), delay <= 0)
-        _, _, *is_taken = await ctx.tick().sample(bus.awvalid & bus.awready, bus.wvalid & bus.wready)
-        pending = {channel: delay - 1 for channel, delay in pending.items() if not is_taken[("aw", "w").index(channel)]}
-        ctx.set(bus.awvalid, 0)
-        ctx.set(bus.wvalid, 0)
-    for _ in range(response_delay):
-        assert ctx.get(bus.bvalid)
-        await ctx.tick()
-    ctx.set(bus.bready, 1)
-    (response,) = await ctx.tick().sample(bus.bresp).until(bus.bvalid)
-    ctx.set(bus.bready, 0)
-    assert response == 0 and not ctx.get(bus.bvalid)
-
-
-async def read(ctx, bus, offset, *, response_delay=0):
-    """One read access whose response is taken so many cycles late."""
-    ctx.set(bus.araddr, offset)
-    ctx.set(bus.arvalid, 1)
-    await ctx.tick().until(bus.arready)
-    ctx.set(bus.arvalid, 0)
-    for _ in range(response_delay):
-        assert ctx.get(bus.rvalid)
-        await ctx.tick()
-    ctx.set(bus.rready, 1)
-    value, response = await ctx.tick().sample(bus.rdata, bus.rresp).until(bus.rvalid)
-    ctx.set(bus.rready, 0)
-    assert response == 0 and not ctx.get(bus.rvalid)
-    return value
 
 
 def simulate(testbench):
