@@ -3,7 +3,7 @@
 Testpoints: the live count of BEGIN and COMPACT steers the following commands; every memory word, written or not,
 equals the expected memory; `done` once per command and only after its last write; tokens, token_counts and the token
 list; pauses on each port alone and on all; an address beyond each memory, read or written, also one that needs 17
-bits, faults without a request; nothing after the fault; reset state; conversion to Verilog.
+bits, faults without a request; nothing after the fault; no tokens, nothing to do; reset state; conversion to Verilog.
 """
 
 import numpy as np
@@ -239,6 +239,18 @@ def test_largest_addresses_do_not_fault() -> None:
 
     bench.run(commands, watch)
     assert len(bench.writes) == 8 * 1 + 8 * 8 + 8
+
+
+def test_commands_without_tokens_are_done_at_once() -> None:
+    bench = Bench(SMALL["2x2"], {})
+    opcodes = (Opcode.LAYER_NORM, Opcode.SOFTMAX, Opcode.UNIFORM, Opcode.SELECT, Opcode.COMPACT)
+
+    async def watch(ctx):
+        for _ in opcodes:
+            await ctx.tick().until(bench.unit.done)
+
+    bench.run([Descriptor(opcode, src_words=1, heads=1, mult=MULT) for opcode in opcodes], watch)
+    assert len(bench.done_after) == len(opcodes) and not bench.requests and not bench.writes
 
 
 def test_begin_beyond_the_token_list_faults() -> None:

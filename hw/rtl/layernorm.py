@@ -78,7 +78,7 @@ class LayerNorm(wiring.Component):
         # Control: which pass takes the words
         take_sum, take_norm = Signal(), Signal()
         words_left, sums_left = Signal(16, reset_less=True), Signal(16, reset_less=True)
-        is_last_word = words_left == 1
+        is_last_word = words_left <= 1
         is_first_word = Signal(reset_less=True)
         is_in_statistics, is_ready = Signal(), Signal()
         do_collect = statistics.o.valid & statistics.o.ready
@@ -178,7 +178,7 @@ class LayerNorm(wiring.Component):
             m.d.sync += [words.eq(command.src_words), words_left.eq(command.src_words)]
         with m.Elif(self.wide_addresses.valid & self.wide_addresses.ready):
             m.d.sync += words_left.eq(words_left - 1)
-            with m.If(words_left == 1):
+            with m.If(words_left <= 1):
                 m.d.sync += [words_left.eq(words), is_first_tile.eq(0)]
                 m.d.sync += is_norm_turn.eq(~is_norm_turn & ~is_first_tile)
         # After its last row tile the sum walk has nothing to offer, and only normalisation is left.

@@ -39,6 +39,8 @@ ENGINE_OF = {
 class VectorUnit(wiring.Component):
     """BEGIN, LAYER_NORM, SOFTMAX, UNIFORM, SELECT and COMPACT, one command at a time.
 
+    A command over the live tokens while there are none is done at once.
+
     Engines form addresses with one bit more than a port has; here each is compared with the depth of its memory. One
     that lies outside is never requested, so the unit freezes on it and `fault` stays high until reset.
 
@@ -121,8 +123,14 @@ class VectorUnit(wiring.Component):
 
     def _dispatch(self, m, engines, active):
         """Hand the command to its engine; hold the next one back until the engine is done."""
-        is_busy = Signal()
-        with m.Switch(self.command.payload.opcode):
+        is_busy, is_void, void_done = Signal(), Signal(), Signal()
+        command = self.command.payload
+        m.d.comb += is_void.eq((self.tokens == 0) & (command.rows == 0))
+        m.d.sync += void_done.eq(0)
+        with m.If(is_void):
+            m.d.comb += self.command.ready.eq(~is_busy & ~void_done)
+            m.d.sync += void_done.eq(self.command.valid & self.command.ready)
+        with m.Else(), m.Switch(command.opcode):
             for opcode, name in ENGINE_OF.items():
                 engine = engines[name]
                 with m.Case(opcode):
@@ -133,8 +141,8 @@ class VectorUnit(wiring.Component):
                     with m.If(self.command.valid & self.command.ready):
                         m.d.sync += [active.eq(name), is_busy.eq(1)]
         for engine in engines.values():
-            m.d.comb += engine.command.payload.eq(self.command.payload)
-        m.d.comb += self.done.eq(Cat(engine.done for engine in engines.values()).any())
+            m.d.comb += engine.command.payload.eq(command)
+        m.d.comb += self.done.eq(Cat(void_done, *(engine.done for engine in engines.values())).any())
         with m.If(self.done):
             m.d.sync += is_busy.eq(0)
 
