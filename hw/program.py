@@ -1,6 +1,7 @@
 """The compiler: integer network + AccelConfig -> program, memory images, and how to read the results.
 
-The order of the work is in hw/layers.py, placement of weights in hw/prefetch.py, waits in hw/dependency.py.
+The order of the work is in hw/layers.py and hw/selection.py, the placement of weights in hw/prefetch.py, and the waits
+in hw/dependency.py.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from hw.check import check_program
 from hw.config import AccelConfig
 from hw.dependency import add_waits
 from hw.isa import Descriptor, Memory, Opcode
-from hw.layers import OperandBuffers, add_block, add_embedding, add_head, add_selector
+from hw.layers import OperandBuffers, Site, add_block, add_embedding, add_head
 from hw.prefetch import place_weights, ring_words
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.schedule import Schedule
+from hw.selection import add_selector
 from hw.taps import Tap
 from hw.tiling import Channels, ceil_div, transfer_words
 from hw.weights import pack_tokens
@@ -108,12 +110,13 @@ def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = F
     logits = schedule.take(Memory.WIDE, ceil_div(topology.num_classes, config.depth), rows=1)
     uniform = schedule.take(Memory.ACT, ceil_div(topology.num_tokens, config.depth), rows=1)
 
-    add_embedding(schedule, network, residual)
+    site = Site(schedule, topology, operands, residual, uniform)
+    add_embedding(site, network.patch_embed)
     for number, block in enumerate(network.blocks):
         if number in topology.selectors:
-            add_selector(schedule, topology, network.selectors[schedule.stage], residual, uniform, operands)
-        add_block(schedule, topology, block, f"blocks.{number}", residual, operands)
-    add_head(schedule, network.norm, network.head, residual, logits)
+            add_selector(site, network.selectors[schedule.stage])
+        add_block(site, block, f"blocks.{number}")
+    add_head(site, network.norm, network.head, logits)
     schedule.store("head", logits, logits_offset)
     schedule.store_tokens("head", tokens_offset)
     schedule.emit("end", Opcode.END)

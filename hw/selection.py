@@ -1,0 +1,132 @@
+"""A token selector as steps: both branches on groups of heads, the decision, and the compaction of the residual."""
+
+from __future__ import annotations
+
+from hw.isa import Drain, Opcode
+from hw.layers import Site
+from hw.schedule import Tensor, operand, result
+from hw.tiling import Channels, SelectorTiling
+from hw.weights import join_heads, pick, with_linear
+from quant.approx import gelu_constants
+from quant.network import GeluLayer, Selector
+
+
+def add_selector(site: Site, selector: Selector) -> None:
+    """One token selector; its index is the number of COMPACTs so far."""
+    schedule, name = site.schedule, f"selectors.{site.schedule.stage}"
+    tiling = SelectorTiling.of(site.network, site.depth)
+    by_head = Channels.dense(site.network.num_heads)
+    _add_ones(site, selector, name)
+    normed = site.add_norm(f"{name}.norm", selector.norm)
+    head_score = site.take(by_head)
+    _add_head_branch(site, selector, name, normed, head_score)
+
+    feature = site.take(tiling.local)
+    _add_features(site, tiling, selector, name, normed, feature)
+    schedule.release(normed)
+    token1, token2, token_score = site.take(tiling.token1), site.take(tiling.token2), site.take(by_head)
+    half, quarter = tiling.half_words, tiling.quarter_words
+    inputs = Channels.dense(tiling.heads * tiling.half)
+    for group in range(tiling.groups):
+        source, target = feature.part(2 * group * half), token1.part(group * half)
+        _add_group(site, tiling, selector.token1, f"{name}.token1", group, tiling.joined, source, target)
+    schedule.tap(f"{name}.token1", token1, "int8", tiling.token1)
+    for group in range(tiling.groups):
+        source, target = token1.part(group * half), token2.part(group * quarter)
+        _add_group(site, tiling, selector.token2, f"{name}.token2", group, inputs, source, target)
+    schedule.tap(f"{name}.token2", token2, "int8", tiling.token2)
+    joined = join_heads(selector.token_score, tiling.token2)
+    schedule.linear(f"{name}.token_score", Drain.SIGMOID, joined, operand(token2), token_score)
+    schedule.tap(f"{name}.token_score", token_score, "uint8", by_head)
+    schedule.release(feature, token1, token2)
+    _add_decision(site, selector, name, token_score, head_score)
+    schedule.release(token_score, head_score)
+
+
+def _add_ones(site: Site, selector: Selector, name: str) -> None:
+    """The ones and row scales of the pooled mean: UNIFORM writes those of one row tile, the mean reads those of all."""
+    for tile in range(site.residual.tiles):
+        site.schedule.emit(
+            f"{name}.pooled",
+            Opcode.UNIFORM,
+            dst_base=site.uniform.base,
+            row_base=tile,
+            mult=selector.pool_mult,
+            shift=selector.pool_shift,
+        )
+
+
+def _add_head_branch(site: Site, selector: Selector, name: str, normed: Tensor, head_score: Tensor) -> None:
+    schedule, channels = site.schedule, Channels.dense(site.network.head_branch_hidden)
+    hidden = site.take(channels)
+    schedule.gelu_linear(f"{name}.head1", selector.head1, operand(normed), hidden, gelu_constants(1.0))
+    schedule.tap(f"{name}.head1", hidden, "int8", channels)
+    schedule.linear(f"{name}.head_score", Drain.SIGMOID, selector.head_score, operand(hidden), head_score)
+    schedule.tap(f"{name}.head_score", head_score, "uint8", Channels.dense(site.network.num_heads))
+    schedule.release(hidden)
+
+
+def _add_group(
+    site: Site,
+    tiling: SelectorTiling,
+    layer: GeluLayer,
+    name: str,
+    group: int,
+    inputs: Channels,
+    source: Tensor,
+    target: Tensor,
+) -> None:
+    """A per-head layer for one group of heads; `inputs` are the group's input channels, from the start of source."""
+    linear = join_heads(pick(layer.linear, group * tiling.heads, tiling.heads), inputs)
+    src = operand(source, inputs.words(site.depth))
+    site.schedule.gelu_linear(name, with_linear(layer, linear), src, target, gelu_constants(1.0))
+
+
+def _add_features(
+    site: Site, tiling: SelectorTiling, selector: Selector, name: str, normed: Tensor, feature: Tensor
+) -> None:
+    """[local, pooled] of every group; the pooled mean is a product with ones, and every row gets a copy."""
+    schedule, operands, half = site.schedule, site.operands, tiling.half_words
+    inputs = Channels.dense(tiling.heads * tiling.dim)
+
+    def add_local(group: int) -> None:
+        source, local = normed.part(group * inputs.words(site.depth)), feature.part(2 * group * half)
+        _add_group(site, tiling, selector.local, f"{name}.local", group, inputs, source, local)
+        schedule.emit(f"{name}.pooled", Opcode.VALUES, **operand(local, half), **operands.values_result(group))
+
+    def add_pooled(group: int) -> None:
+        schedule.emit(
+            f"{name}.pooled",
+            Opcode.GEMM,
+            mode=Drain.ROW_SCALE,
+            src_base=site.uniform.base,  # a stride of 0: every row tile reads the same ones
+            **operands.values(group),
+            **result(feature.part((2 * group + 1) * half)),
+            cols=tiling.heads * tiling.half,
+        )
+
+    add_local(0)
+    for group in range(1, tiling.groups):
+        add_local(group)
+        add_pooled(group - 1)
+    add_pooled(tiling.groups - 1)
+    schedule.tap(f"{name}.local", feature, "int8", tiling.local)
+    schedule.tap(f"{name}.pooled", feature, "int8", tiling.pooled, rows=1)
+
+
+def _add_decision(site: Site, selector: Selector, name: str, token_score: Tensor, head_score: Tensor) -> None:
+    schedule = site.schedule
+    schedule.emit(
+        f"{name}.keep_score",
+        Opcode.SELECT,
+        src_base=token_score.base,
+        src_stride=token_score.stride,
+        aux_base=head_score.base,
+        aux_stride=head_score.stride,
+        heads=site.network.num_heads,
+        threshold=selector.threshold_u16,
+    )
+    schedule.emit(f"{name}.package", Opcode.COMPACT, **operand(site.residual), index=schedule.stage)
+    schedule.stage += 1
+    schedule.tap_tokens(f"{name}.tokens")
+    schedule.tap(f"{name}.package", site.residual, "int16", site.dense)
