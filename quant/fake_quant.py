@@ -96,8 +96,9 @@ def combine(mode: Mode, integer: Callable[[], Tensor], real: Callable[[], Tensor
 
 def polynomial_gelu(x: Tensor, delta1: float) -> Tensor:
     """HeatViT Eq. 11-12 in float, the twin of quant.approx.gelu."""
-    below_knee = x.abs().clamp(max=ERF_KNEE) - ERF_KNEE
-    return x / 2 * (1 + torch.sign(x) * delta1 * (1 - ERF_CURVE * below_knee**2))
+    magnitude = x.abs()
+    erf = delta1 * (1 - ERF_CURVE * (magnitude.clamp(max=ERF_KNEE) - ERF_KNEE).square())
+    return 0.5 * (x + magnitude * erf)  # x * sign(x) is |x|
 
 
 def plan_sigmoid(x: Tensor) -> Tensor:

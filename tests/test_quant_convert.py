@@ -9,6 +9,7 @@ model and survives its file; refusals name the parameter.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ from quant.torch_layers import TorchLayers
 
 CONFIG = NetworkConfig(8, 2, 3, 5, 24, 2, 3, 20, selectors=(1,), delta1=0.5, delta2=0.5)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small are slower on several threads, and much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pictures(rng: np.random.Generator, config: NetworkConfig, count: int) -> np.ndarray:
