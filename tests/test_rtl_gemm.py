@@ -1,7 +1,7 @@
 """Testpoints of hw/rtl/gemm.py, the whole unit against matmul and quant.fixed / quant.approx.
 
 - every drain mode on every array shape, random operands, partial last row tile, column tile and word
-- every port stalled alone and all together; exactly the expected words are written, once each
+- every port stalled alone and all together; queues full; exactly the expected words are written, once each
 - live rows, columns and steps (fields of 0); stride 0; destination stride larger than the row
 - one step per tile (the drain is the limit), many words per tile, several commands back to back
 - in-place residual
@@ -20,6 +20,7 @@ from rtl_streams import pack_word, read_port, run, source, unpack_word, write_po
 
 from hw.config import CONFIGS, AccelConfig
 from hw.isa import Descriptor, Drain, Opcode
+from hw.rtl.drain import words_in_flight
 from hw.rtl.drain_element import DrainElement
 from hw.rtl.gemm import Gemm
 from hw.rtl.packed_dot import Multiplier
@@ -27,7 +28,7 @@ from quant.approx import gelu, gelu_constants, sigmoid
 from quant.fixed import requantize, saturate
 
 SIZES = {"act_words": 256, "wide_words": 200, "weight_words": 150, "param_words": 60, "max_tokens": 32}
-SHAPES = [(2, 4, 2), (2, 8, 4), (4, 8, 8), (2, 16, 16)]
+SHAPES = [(2, 8, 2), (2, 8, 4), (4, 8, 8), (2, 16, 16)]
 READERS = ("act", "weight", "param", "wide_read", "row_scale")
 WRITERS = ("act_write", "wide_write")
 WIDE_MODES = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
@@ -197,6 +198,14 @@ def test_stalls(stalled):
         command = shaped(config, mode)
         commands += [command, replace(command, src_words=1, rows=4 * config.rows)]
     run_commands(config, commands, tokens=9, pauses=dict.fromkeys(names, 0.6))
+
+
+def test_full_queues():
+    """More words than the drain may have in flight, with a writer that is much slower than the array."""
+    config = config_of((2, 8, 2))
+    command = command_of(Drain.INT8, src_words=1, src_stride=1, aux_stride=1, rows=40, cols=16, dst_stride=8)
+    assert words_in_flight(config) < 20 * 8
+    run_commands(config, [command], tokens=9, pauses={"act_write": 0.8})
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 8])

@@ -33,17 +33,22 @@ class DrainElement(wiring.Component):
     o : Out(signed(16))
     """
 
-    acc: In(signed(32))
-    bias: In(signed(32))
-    mult: In(16)
-    shift: In(6)
-    residual: In(signed(16))
-    mode: In(Drain)
-    one: In(16)
-    curve: In(16)
-    out_mult: In(16)
-    out_shift: In(6)
-    o: Out(signed(16))
+    def __init__(self):
+        super().__init__(
+            {
+                "acc": In(signed(32)),
+                "bias": In(signed(32)),
+                "mult": In(16),
+                "shift": In(6),
+                "residual": In(signed(16)),
+                "mode": In(Drain),
+                "one": In(16),
+                "curve": In(16),
+                "out_mult": In(16),
+                "out_shift": In(6),
+                "o": Out(signed(16)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

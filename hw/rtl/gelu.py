@@ -22,10 +22,15 @@ class Gelu(wiring.Component):
 
     LATENCY = 7
 
-    x: In(signed(16))
-    one: In(16)
-    curve: In(16)
-    o: Out(signed(32))
+    def __init__(self):
+        super().__init__(
+            {
+                "x": In(signed(16)),
+                "one": In(16),
+                "curve": In(16),
+                "o": Out(signed(32)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

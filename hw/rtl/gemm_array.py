@@ -133,13 +133,17 @@ class GemmArray(wiring.Component):
         is_last = delay(m, step.valid & step.last, 3, name="is_last", reset_less=False)
         m.d.comb += self.is_first.eq(is_last)
 
-        columns = []
-        for c in range(config.columns):
-            pairs = Cat(
+        # (R/2, K) packed operands, the same for every column.
+        pairs = Signal(PACKED_WIDTH * config.rows // 2 * config.depth)
+        m.d.comb += pairs.eq(
+            Cat(
                 expand_pair(parts[17 * pair : 17 * pair + 8], parts[17 * pair + 8 : 17 * pair + 17])
                 for pair in range(config.rows // 2)
                 for parts, _ in operands
             )
+        )
+        columns = []
+        for c in range(config.columns):
             weights = Cat(weights[8 * c : 8 * c + 8] for _, weights in operands)
             columns.append(self._column(m, c, pairs, weights, step))
         for c, (below, results) in enumerate(columns):

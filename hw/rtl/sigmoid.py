@@ -19,8 +19,13 @@ class Sigmoid(wiring.Component):
 
     LATENCY = 3
 
-    x: In(signed(16))
-    o: Out(8)
+    def __init__(self):
+        super().__init__(
+            {
+                "x": In(signed(16)),
+                "o": Out(8),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

@@ -19,17 +19,22 @@ class WordWalk(wiring.Component):
     is_last_word : Out(1) - of its row tile
     """
 
-    base: In(ADDRESS_WIDTH)
-    stride: In(ADDRESS_WIDTH)
-    words: In(16)
-    row_tiles: In(16)
-    start: In(1)
-    next: In(1)
-    is_active: Out(1)
-    address: Out(ADDRESS_WIDTH + 1)
-    word: Out(16)
-    row: Out(16)
-    is_last_word: Out(1)
+    def __init__(self):
+        super().__init__(
+            {
+                "base": In(ADDRESS_WIDTH),
+                "stride": In(ADDRESS_WIDTH),
+                "words": In(16),
+                "row_tiles": In(16),
+                "start": In(1),
+                "next": In(1),
+                "is_active": Out(1),
+                "address": Out(ADDRESS_WIDTH + 1),
+                "word": Out(16),
+                "row": Out(16),
+                "is_last_word": Out(1),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
