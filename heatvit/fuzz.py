@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from quant.network import U8, IntegerNetwork
 from quant.reference import patchify
 from quant.reference import run as run_golden
 from quant.synthetic import random_config, random_network, random_picture
-from sim.cosim import PictureComparison, compare, cosimulate
+from sim.cosim import PictureComparison, build_core, compare, cosimulate
 from sim.job import Outcome
 from sim.machine import Machine
+from sim.verilator import SimulationModel
 
 RUNS_PER_CONFIG = 10
 MAX_MACS = 512
@@ -130,10 +132,14 @@ def _fitting_network(rng: np.random.Generator, config: AccelConfig) -> IntegerNe
     raise ValueError(f"no random network of {MAX_DRAWS} fits {config!r}")
 
 
-def run_case(case: Case, work: Path, report: Report | None = None) -> dict[str, Any]:
-    """Run a case on golden model, machine and RTL; return what was compared, and every disagreement, as JSON types."""
+def run_case(case: Case, work: Path, core_of: Callable[[AccelConfig], SimulationModel]) -> dict[str, Any]:
+    """Run a case on golden model, machine and RTL; return what was compared, and every disagreement, as JSON types.
+
+    core_of gives the simulated core of an accelerator; work receives the files of the simulation.
+    """
     machine = compare_machine(case)
-    rtl = cosimulate(case.network, case.pictures_u8, case.config, work, stall_seed=case.stall_seed, progress=report)
+    core = core_of(case.config)
+    rtl = cosimulate(case.network, case.pictures_u8, case.config, work, stall_seed=case.stall_seed, model=core)
     hangs = sum(_is_hang(picture.outcome) for picture in rtl.pictures)
     divergences = [picture.divergence for picture in machine if picture.divergence]
     problems = [f"machine: {divergence}" for divergence in divergences]
@@ -186,13 +192,14 @@ def fuzz(seed: int, runs: int, work: Path, report: Report) -> dict[str, Any]:
     pool = draw_pool(seed, runs)
     sources = source_digest(["heatvit", "quant", "hw", "sim", "bitstreams"])
     folder = work / "fuzz" / f"seed_{seed}_configs_{len(pool)}"
+    core_of = cache(lambda config: build_core(config, work))
     results = []
     for run in range(runs):
         report("fuzz", run, runs)
         config = pool[run % len(pool)]
         stamp = folder / f"run_{run}.json"
         case = draw_case(seed, run, config)
-        step = run_step(stamp, {"sources": sources}, [], partial(run_case, case, work, report))
+        step = run_step(stamp, {"sources": sources}, [], partial(run_case, case, work, core_of))
         results.append({"run": run, **step.values})
     report("fuzz", runs, runs)
     return summarise_runs(seed, pool, results)
