@@ -65,6 +65,8 @@ def load_progress(path: Path, network: nn.Module, optimizer: torch.optim.Optimiz
     Raises ValueError if the file is corrupt or of another network.
     """
     tensors, metadata = read_tensors(path)
+    if not isinstance(metadata.get("history"), list):
+        raise ValueError(f"training state {path} must hold a history")
     weights = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
     check_tensors(weights, network.state_dict(), str(path))
     network.load_state_dict(weights)

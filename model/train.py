@@ -22,6 +22,7 @@ from model.checkpoint import load_network, save_network
 from model.data import Pictures, batches, shift_pictures
 from model.evaluate import Evaluation, evaluate
 from model.losses import class_loss, keep_ratio_loss, logit_distillation_loss, token_distillation_loss
+from model.qat import QatOutput
 from model.recipe import Recipe, Stage
 from model.resume import History, Record, load_progress, save_progress
 from model.vit import Normalisation, Output, VisionTransformer
@@ -189,13 +190,15 @@ def _train_epoch(
 
 
 def _teacher_loss(
-    recipe: Recipe, output: Any, teacher: VisionTransformer, pictures_u8: Tensor, targets: list[float]
+    recipe: Recipe, output: Output | QatOutput, teacher: VisionTransformer, pictures_u8: Tensor, targets: list[float]
 ) -> Tensor:
-    """Return the terms that only a network with selectors has. The 8-bit network gives no tokens to distil."""
+    """Return what a stage with a teacher adds: distillation and, for a network with selectors, the keep ratios."""
     with torch.no_grad():
         expected = teacher(pictures_u8)
     loss = recipe.logit_weight * logit_distillation_loss(output.logits, expected.logits)
-    if isinstance(output, Output):
+    if not output.keep_masks:
+        return loss
+    if isinstance(output, Output):  # the 8-bit network normalises only CLS at its end
         tokens = token_distillation_loss(output.tokens, expected.tokens, output.keep_masks[-1])
         loss = loss + recipe.token_weight * tokens
     return loss + recipe.ratio_weight * keep_ratio_loss(output.keep_masks, targets)

@@ -2,7 +2,8 @@
 
 Testpoints: a small network learns a task and stays accurate while its selectors reach their keep ratios; the same seed
 gives the same weights, another seed others; an interrupted run gives the weights of an uninterrupted one, in every
-stage; a finished run only loads; a folder of another training is refused; start weights are used; the 8-bit network
+stage; a finished run only loads; a folder of another training and
+a broken state are refused; start weights are used; the 8-bit network
 trains with the same loop; warm-up and cosine; decay reaches matrices only and selectors learn faster; the normalisation
 is that of the pictures; the thread count is restored.
 """
@@ -18,6 +19,7 @@ import torch
 from rich.progress import Progress
 
 from model import train as train_module
+from model.checkpoint import save_network
 from model.config import NETWORKS
 from model.data import PixelPictures
 from model.losses import keep_ratios
@@ -141,11 +143,28 @@ def test_folder_of_another_training_is_refused(tmp_path: Path) -> None:
         run(tmp_path)
 
 
+def test_broken_training_state_is_refused(tmp_path: Path, reference: Trained) -> None:
+    state = tmp_path / "dense.progress.safetensors"
+    state.write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=r"checkpoint .*dense\.progress\.safetensors is corrupt"):
+        run(tmp_path)
+    save_network(state, reference.dense)
+    with pytest.raises(ValueError, match=r"training state .* must hold a history"):
+        run(tmp_path)
+
+
 def test_start_gives_weights_and_normalisation(tmp_path: Path) -> None:
     start = VisionTransformer(CONFIG, Normalisation((0.1,), (0.9,)))
     trained = run(tmp_path, replace(SHORT, dense=Stage(0, 1e-3)), start=start)
     assert torch.equal(trained.dense.blocks[0].attn.qkv.weight, start.blocks[0].attn.qkv.weight)
     assert trained.pruned.normalisation == start.normalisation
+
+
+def test_network_without_selectors_trains(tmp_path: Path) -> None:
+    config, recipe = replace(CONFIG, selectors=()), replace(SHORT, keep_ratios=())
+    with Progress(disable=True) as progress:
+        trained = train(config, recipe, TRAIN, TEST, tmp_path, progress)
+    assert trained.pruned_result.macs_ratio == 1 and not same_weights(trained.dense, trained.pruned)
 
 
 def test_recipe_must_fit_the_selectors(tmp_path: Path) -> None:
