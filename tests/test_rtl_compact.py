@@ -3,7 +3,8 @@
 Testpoints: residual rows, package row, token list, live, package flag, token-count registers; nothing pruned (no write
 at all), all pruned, only the last or only the first patch pruned, a package merged alone; weights all zero, one,
 largest; rows of largest magnitude; live 1, 2, not a multiple of R, full; one and several channel words; stride;
-pauses on reads and writes; a chain of selections; BEGIN clears; BEGIN beyond max_tokens faults; reset state.
+pauses on reads and writes; a chain of selections; BEGIN clears; BEGIN beyond max_tokens and COMPACT
+beyond the last register fault; reset state.
 """
 
 import numpy as np
@@ -155,17 +156,22 @@ def test_single_token() -> None:
     check(CONFIGS["2x4"], np.arange(8)[None, :], [(np.array([65535]), np.array([True]))])
 
 
-def test_begin_beyond_the_token_list_faults() -> None:
+@pytest.mark.parametrize(
+    "command",
+    [Descriptor(Opcode.BEGIN, rows=16), Descriptor(Opcode.COMPACT, src_words=1, index=NUM_TOKEN_REGISTERS)],
+)
+def test_list_or_register_that_does_not_exist_faults(command: Descriptor) -> None:
     engine = Compact(CONFIGS["2x4"])
     harness = Harness(engine, memories={"wide": {}}, written={"wide": {}})
 
     async def testbench(ctx):
         await harness.execute(ctx, Descriptor(Opcode.BEGIN, rows=15))
         assert not ctx.get(engine.fault)
-        await harness.issue(ctx, Descriptor(Opcode.BEGIN, rows=16))
+        ctx.set(engine.verdict, {"pruned": 1})
+        await harness.issue(ctx, command)
         for _ in range(30):
-            _, _, done = await ctx.tick().sample(engine.done)
-            assert not done
+            _, _, done, valid = await ctx.tick().sample(engine.done, engine.wide_addresses.valid)
+            assert not done and not valid
         assert ctx.get(engine.fault)
 
     harness.run(testbench)

@@ -127,7 +127,8 @@ class Compact(wiring.Component):
     Members
     -------
     command : In(stream of descriptor_layout) - taken when idle.
-    done : Out(1) - after the last write;  fault : Out(1) - BEGIN with more than max_tokens rows; frozen until reset.
+    done : Out(1) - after the last write;  fault : Out(1) - BEGIN with more than max_tokens rows or COMPACT into a
+        register that does not exist; frozen until reset.
     live : Out, has_package : Out(1) - the last live token is a package.
     token_counts : Out(registers x u16) - live after each COMPACT, by its index.
     decide, decision, verdict : In - from Select.
@@ -170,7 +171,8 @@ class Compact(wiring.Component):
         is_begin = command.opcode == Opcode.BEGIN
         is_merging = self.verdict.pruned != 0
         is_weightless = self.verdict.weight_sum == 0
-        do_merge = self.command.valid & self.command.ready & ~is_begin & is_merging
+        is_outside = Mux(is_begin, command.rows > max_tokens, command.index >= NUM_TOKEN_REGISTERS)
+        do_merge = self.command.valid & self.command.ready & ~is_begin & is_merging & ~is_outside
         stride, index = Signal(16, reset_less=True), Signal(16, reset_less=True)
         rows, words_left = Signal.like(self.live, reset_less=True), Signal(16, reset_less=True)
         is_first_word = Signal(reset_less=True)
@@ -279,12 +281,12 @@ class Compact(wiring.Component):
                         words_left.eq(command.src_words),
                         is_first_word.eq(1),
                     ]
-                    with m.If(~is_begin):
+                    with m.If(is_outside):
+                        m.next = "Fault"
+                    with m.Elif(~is_begin):
                         m.next = "Commit"
                         with m.If(is_merging):
                             m.next = "Move"
-                    with m.Elif(command.rows > max_tokens):
-                        m.next = "Fault"
                     with m.Else():
                         m.d.sync += target.eq(0)
                         m.next = "Number"
