@@ -7,8 +7,8 @@ result are int64 tensors on the parameters' device; quant.convert.to_arrays narr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ BIAS_MAX = 1 << 30
 NORM_BETA_MAX = 1 << 29
 NORM_SHIFT_MAX = 30
 """With |gamma| < 2**15 these keep normalised * gamma + beta + half inside 32 bits."""
+
+Part = TypeVar("Part")
 
 
 def check_thresholds(config: NetworkConfig, thresholds: Sequence[int] | None) -> tuple[int, ...]:
@@ -151,8 +153,10 @@ def _network(
         input_lut_i8=saturate(lut, 8).to(torch.int64),
         patch_embed=patch_embed,
         position_i16=saturate(position_i16, 16),
-        blocks=tuple(_block(q, config, number) for number in range(config.depth)),
-        selectors=tuple(_selector(q, config, stage, threshold) for stage, threshold in enumerate(thresholds)),
+        blocks=tuple(_named(_block, q, config, f"blocks.{number}") for number in range(config.depth)),
+        selectors=tuple(
+            _named(_selector, q, config, f"selectors.{stage}", threshold) for stage, threshold in enumerate(thresholds)
+        ),
         norm=q.norm("norm", "norm"),
         head=q.named_linear("head", "norm", "head"),
         residual_scale=q.scales["residual"],
@@ -160,8 +164,15 @@ def _network(
     )
 
 
-def _block(q: Quantizer, config: NetworkConfig, number: int) -> Block:
-    name = f"blocks.{number}"
+def _named(part: Callable[..., Part], q: Quantizer, config: NetworkConfig, name: str, *arguments: int) -> Part:
+    """Build a part of the network; a complaint about its numbers gets its name in front."""
+    try:
+        return part(q, config, name, *arguments)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _block(q: Quantizer, config: NetworkConfig, name: str) -> Block:
     weight, bias = q.values[f"{name}.attn.qkv.weight"], q.values[f"{name}.attn.qkv.bias"]
     query, key, value = (
         q.linear(part_weight, part_bias, q.scale(f"{name}.norm1"), q.scale(f"{name}.attn.{part}"))
@@ -191,9 +202,7 @@ def _block(q: Quantizer, config: NetworkConfig, number: int) -> Block:
     )
 
 
-def _selector(q: Quantizer, config: NetworkConfig, stage: int, threshold: int) -> Selector:
-    name = f"selectors.{stage}"
-
+def _selector(q: Quantizer, config: NetworkConfig, name: str, threshold: int) -> Selector:
     def gelu(part: str, in_part: str) -> GeluLayer:
         weight, bias = q.values[f"{name}.{part}.weight"], q.values[f"{name}.{part}.bias"]
         return q.gelu(weight, bias, f"{name}.{in_part}", f"{name}.{part}")

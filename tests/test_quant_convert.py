@@ -201,6 +201,16 @@ def test_wrong_thresholds_are_refused(thresholds: list[int], message: str) -> No
         convert(random_parameters(rng, CONFIG), CONFIG, pictures(rng, CONFIG, 2), MEAN, STD, thresholds)
 
 
+def test_a_block_that_cannot_be_quantized_is_named() -> None:
+    rng = np.random.default_rng(8)
+    state = random_parameters(rng, CONFIG)
+    state["blocks.1.norm1.weight"] *= 1e-30  # a tensor that is zero for all pictures, but for its bias
+    state["blocks.1.norm1.bias"] *= 1e-30
+    state["blocks.1.attn.qkv.bias"][:48] = 0
+    with pytest.raises(ValueError, match=r"^blocks.1: multiplier must be in "):
+        convert(state, CONFIG, pictures(rng, CONFIG, 2), MEAN, STD)
+
+
 def test_calibration_needs_pictures_and_a_channel_each() -> None:
     rng = np.random.default_rng(7)
     state = random_parameters(rng, replace(CONFIG, selectors=()))

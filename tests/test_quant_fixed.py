@@ -1,8 +1,8 @@
 """Rounding, saturation, requantization and multipliers.
 
-Testpoints: halves round up, both signs; shift 0 and 47; array shifts equal int shifts; saturation at both ends;
-requantize against unbounded integers at corners and at random; quantize_multiplier error, carry and refusals;
-numpy and torch give the same.
+Testpoints: widths of the contract; halves round up, both signs; shift 0 and 47; array shifts equal int shifts;
+saturation at both ends; requantize against unbounded integers at corners and at random; quantize_multiplier error,
+carry and refusals; numpy and torch give the same.
 """
 
 from __future__ import annotations
@@ -16,12 +16,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant.fixed import SHIFT_MAX, quantize_multiplier, requantize, round_half_up, saturate
+from quant.fixed import (
+    FEATURE_FRACTION_BITS,
+    MULT_BITS,
+    SHIFT_MAX,
+    WEIGHT_MAX,
+    quantize_multiplier,
+    requantize,
+    round_half_up,
+    saturate,
+)
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=300)
 acc_i32 = st.integers(-(1 << 31), (1 << 31) - 1) | st.sampled_from([-(1 << 31), -1, 0, 1, (1 << 31) - 1])
 mult_u16 = st.integers(0, 65535) | st.sampled_from([0, 1, 1 << 15, 65535])
 shift_u6 = st.integers(0, SHIFT_MAX)
+
+
+def test_widths_are_those_of_the_contract() -> None:
+    assert (WEIGHT_MAX, MULT_BITS, SHIFT_MAX, FEATURE_FRACTION_BITS) == (127, 16, 47, 10)
 
 
 @pytest.mark.parametrize(
