@@ -1,7 +1,8 @@
 """Testpoints of hw/rtl/gemm.py, the whole unit against matmul and quant.fixed / quant.approx.
 
 - every drain mode on every array shape, random operands, partial last row tile, column tile and word
-- every port stalled alone and all together; queues full; exactly the expected words are written, once each
+- every port stalled alone and all together; queues full; exactly the expected words
+  are read in order and written once each
 - live rows, columns and steps (fields of 0); stride 0; destination stride larger than the row
 - one step per tile (the drain is the limit), many words per tile, several commands back to back
 - in-place residual
@@ -78,6 +79,17 @@ class Memories:
                 result[address] = self._drain(command, mode, acc, i, o, address)
         return result
 
+    def expect_reads(self, command, tokens):
+        """Return the (ACT, WEIGHT) addresses of a command, in order."""
+        config = self.config
+        steps = command.src_words or -(-tokens // config.depth)
+        return [
+            (command.src_base + i * command.src_stride + k, command.aux_base + j * command.aux_stride + k)
+            for i in range(-(-(command.rows or tokens) // config.rows))
+            for j in range(-(-(command.cols or tokens) // config.columns))
+            for k in range(steps)
+        ]
+
     def _drain(self, command, mode, acc, i, o, address):
         if mode == Drain.SCORE:
             return requantize(acc, command.mult, command.shift, 16)
@@ -118,6 +130,7 @@ def run_commands(config, commands, tokens, *, pauses=None, seed=0, deadline_cycl
     dut = Gemm(config, Multiplier.BEHAVIOURAL)
     act_words, wide_words = memories.words["act"].copy(), memories.words["wide_read"]
     writes = {name: [] for name in WRITERS}
+    addresses = {name: [] for name in READERS}
     dones = []
 
     async def wait(ctx):
@@ -140,8 +153,10 @@ def run_commands(config, commands, tokens, *, pauses=None, seed=0, deadline_cycl
         assert ctx.get(dut.command.ready)
         assert not any(ctx.get(getattr(dut, name).request.valid) for name in READERS + WRITERS)
 
-    reads = [
-        read_port(getattr(dut, name), memories.words[name], pause=pauses.get(name, 0.0), seed=n)
+    read_ports = [
+        read_port(
+            getattr(dut, name), memories.words[name], pause=pauses.get(name, 0.0), seed=n, addresses=addresses[name]
+        )
         for n, name in enumerate(READERS)
     ]
     write_ports = [
@@ -154,9 +169,11 @@ def run_commands(config, commands, tokens, *, pauses=None, seed=0, deadline_cycl
         dut,
         source(dut.command, [as_payload(command) for command in commands], pause=pauses.get("command", 0.0)),
         wait,
-        backgrounds=[*reads, *write_ports],
+        backgrounds=[*read_ports, *write_ports],
         deadline_cycles=deadline_cycles,
     )
+    reads = [pair for command in commands for pair in memories.expect_reads(command, tokens)]
+    assert list(zip(addresses["act"], addresses["weight"], strict=True)) == reads
     return dones
 
 
