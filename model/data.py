@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -60,7 +61,8 @@ class EncodedPictures:
     in_chans: int
 
     def load(self, indices: I64) -> U8:
-        return np.stack([self._decode(int(index)) for index in indices])
+        with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
+            return np.stack(list(pool.map(self._decode, indices.tolist())))
 
     def _decode(self, index: int) -> U8:
         source = self.sources[index]
