@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from quant.fixed import ACC_BITS
 from quant.network import Block, IntegerNetwork, LinearLayer, NormLayer, Selector
 
-ACC_LIMIT = 1 << 31
+ACC_LIMIT = 1 << (ACC_BITS - 1)
 OPERAND_MAX = 128
 """Largest magnitude of an int8 operand."""
 MAX_TOKENS = 256

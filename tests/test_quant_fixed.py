@@ -34,7 +34,7 @@ shift_u6 = st.integers(0, SHIFT_MAX)
 
 
 def test_widths_are_those_of_the_contract() -> None:
-    assert (WEIGHT_MAX, MULT_BITS, SHIFT_MAX, FEATURE_FRACTION_BITS) == (127, 16, 47, 10)
+    assert (WEIGHT_MAX, ACC_BITS, MULT_BITS, SHIFT_MAX, FEATURE_FRACTION_BITS) == (127, 32, 16, 47, 10)
 
 
 @pytest.mark.parametrize(
