@@ -124,27 +124,28 @@ def test_failed_run_is_never_exact(compared):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """One folder for all RTL runs of this file; the core itself is cached by content in the git-ignored build/."""
-    folder = tmp_path_factory.mktemp("cosim")
+def model(tmp_path_factory):
+    """The core, built once and cached by content in the git-ignored build/."""
+    folder = tmp_path_factory.mktemp("core")
     cache = Path(__file__).parent.parent / "build" / "verilator"
     cache.mkdir(parents=True, exist_ok=True)
     (folder / "build").symlink_to(cache)
-    return folder
+    return build_core(CONFIG, folder)
 
 
 @pytest.mark.verilator
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "stall_seed"), [(3, None), (3, 1), (4, None)])
-def test_network_on_the_rtl_is_exact(folder, seed, stall_seed):
+def test_network_on_the_rtl_is_exact(model, tmp_path, seed, stall_seed):
     network, pictures = make_network(seed)
     steps = []
     report = cosimulate(
         network,
         pictures,
         CONFIG,
-        folder,
+        tmp_path,
         stall_seed=stall_seed,
+        model=model,
         timeout_s=300,
         progress=lambda step, done, total: steps.append((step, done, total)),
     )
@@ -157,11 +158,11 @@ def test_network_on_the_rtl_is_exact(folder, seed, stall_seed):
 @pytest.mark.verilator
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_random_topologies_on_the_rtl_are_exact(folder, seed):
+def test_random_topologies_on_the_rtl_are_exact(model, tmp_path, seed):
     rng = np.random.default_rng(seed)
     shape = random_config(rng, channel_multiple=CONFIG.depth, max_tokens=26)
     network = random_network(rng, shape)
-    report = cosimulate(network, [random_picture(rng, shape)], CONFIG, folder, timeout_s=300)
+    report = cosimulate(network, [random_picture(rng, shape)], CONFIG, tmp_path, model=model, timeout_s=300)
     assert report.failures == () and report.first_divergence is None and report.is_exact
 
 
@@ -187,7 +188,7 @@ def faulty_programs(program):
 @pytest.mark.verilator
 @pytest.mark.slow
 @pytest.mark.parametrize("stall_seed", [None, 7])
-def test_core_recovers_from_every_error(folder, stall_seed):
+def test_core_recovers_from_every_error(model, tmp_path, stall_seed):
     network, pictures = make_network(3)
     program = compile_network(network, CONFIG, taps=True)
     good = make_job(network, pictures[:1], program).programs[0]
@@ -211,7 +212,7 @@ def test_core_recovers_from_every_error(folder, stall_seed):
     ):
         add(JobRun(0, packed, faulty_buffer=buffer), code, None)
     job = Job(CONFIG, tuple(programs), tuple(runs), timeout_cycles=1_000_000, stall_seed=stall_seed)
-    outcomes = run_job(build_core(CONFIG, folder), job, folder / "errors", timeout_s=300)
+    outcomes = run_job(model, job, tmp_path, timeout_s=300)
     for number, (outcome, (code, index)) in enumerate(zip(outcomes, expected, strict=True)):
         assert outcome.error_code == code, (number, outcome.error)
         if index is not None:
