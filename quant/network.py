@@ -70,7 +70,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Selector:
-    """One token selector; docs/architecture.md section 2 lists the layers. token_score is (H, 1, d/4), head1 (H//2, D)."""
+    """One token selector; docs/architecture.md section 2 lists the layers.
+
+    token_score is (H, 1, d/4), head1 (H//2, D).
+    """
 
     norm: NormLayer
     local: GeluLayer

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant.fixed import (
+    ACC_BITS,
     FEATURE_FRACTION_BITS,
     MULT_BITS,
     SHIFT_MAX,
