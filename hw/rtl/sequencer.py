@@ -32,10 +32,10 @@ class State(enum.Enum):
 class Sequencer(wiring.Component):
     """One run from start to done or error.
 
-    A run begins with one cycle of unit_reset. Descriptors go in program order to the queue of their unit; `done` is
-    set when END has been reached and every unit is idle. A failure is reported in the cycle after it was seen, and
-    the units are then held in reset; `draining` stays until the bus has answered everything, however long that takes,
-    and only then is the next start taken. A start while busy or draining is ignored, and an abort in any other state.
+    A run begins with a reset of the units. Descriptors go in program order to the queue of their unit; `done` is set
+    when END has been reached and every unit is idle. A failure is reported in the cycle after it was seen, and the
+    units are then held in reset; `draining` stays until the bus has answered everything, however long that takes, and
+    only then is the next start taken. A start while busy or draining is ignored, and an abort in any other state.
 
     error_index is the descriptor that failed; for the watchdog and an abort the oldest unfinished one. A program that
     has no END within program_length fails with BAD_OPCODE at that index.
@@ -47,7 +47,7 @@ class Sequencer(wiring.Component):
     bursts : Out(stream of burst_layout), beats : In(stream of read_beat_layout) - program fetch
     fetch_flush : Out(1), fetch_idle : In(1) - of the reader of the program
     flush : Out(1), bus_idle : In(1) - of all engines on the bus
-    unit_reset : Out(1) - reset of all units and memories' ports
+    unit_reset : Out(1) - reset of all units and memories' ports; a register, because it has thousands of loads.
     commands : Out(stream of descriptor_layout), array;  done, fault : In(one bit per unit)
     axi_read_error, axi_write_error : In(1) - from LOAD and STORE
     status : Out(status_layout);  error : Out(8) - ErrorCode;  error_index : Out(32)
@@ -69,7 +69,7 @@ class Sequencer(wiring.Component):
                 "fetch_idle": In(1),
                 "flush": Out(1),
                 "bus_idle": In(1),
-                "unit_reset": Out(1),
+                "unit_reset": Out(1, init=1),
                 "commands": Out(stream.Signature(descriptor_layout)).array(len(Unit)),
                 "done": In(len(Unit)),
                 "fault": In(len(Unit)),
@@ -86,8 +86,11 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.fetch = fetch = ResetInserter(self.unit_reset)(Fetch(self._axi_bytes))
-        dispatchers = [ResetInserter(self.unit_reset)(Dispatcher()) for _ in Unit]
+        do_start, do_drain = Signal(), Signal()
+        do_reset = do_start | do_drain
+        m.d.sync += self.unit_reset.eq(do_reset)
+        m.submodules.fetch = fetch = ResetInserter(self.fetch_flush)(Fetch(self._axi_bytes))
+        dispatchers = [ResetInserter(do_reset)(Dispatcher()) for _ in Unit]
         for unit, dispatcher in zip(Unit, dispatchers, strict=True):
             m.submodules[unit.name.lower()] = dispatcher
             connect(m, dispatcher.command, flipped(self.commands[unit]))
@@ -100,10 +103,11 @@ class Sequencer(wiring.Component):
         is_idle = ~Cat(dispatcher.pending for dispatcher in dispatchers).any()
 
         state = Signal(State)
+        m.d.comb += self.fetch_flush.eq((state != State.START) & (state != State.RUN))
         with m.Switch(state):
             with m.Case(State.IDLE):
-                m.d.comb += self.unit_reset.eq(self.start)
-                with m.If(self.start):
+                m.d.comb += do_start.eq(self.start)
+                with m.If(do_start):
                     m.d.sync += [
                         self.status.eq(Status.BUSY),
                         self.error.eq(ErrorCode.NONE),
@@ -125,15 +129,16 @@ class Sequencer(wiring.Component):
                 with m.Elif(fetch.o.valid):
                     self._decode(m, fetch.o, dispatchers, position, bad_opcode, state)
             with m.Case(State.FINISH):
-                m.d.comb += self.fetch_flush.eq(1)
                 with m.If(is_idle & self.fetch_idle):
                     m.d.sync += [self.status.eq(Status.DONE), state.eq(State.IDLE)]
             with m.Case(State.DRAIN):
-                m.d.comb += [self.fetch_flush.eq(1), self.flush.eq(1), self.unit_reset.eq(1)]
-                with m.If(self.bus_idle):
+                m.d.comb += [self.flush.eq(1), do_drain.eq(1)]
+                # The engines are flushed until the reset has reached the units, which offer bursts until then.
+                with m.If(self.bus_idle & self.unit_reset):
                     m.d.sync += [self.status.draining.eq(0), state.eq(State.IDLE)]
 
-        oldest = self._oldest_index(dispatchers, position)
+        oldest = Signal(32)
+        m.d.sync += oldest.eq(self._oldest_index(dispatchers, position))
         failures = [
             *self._unit_failures(dispatchers),
             (bad_program, ErrorCode.BAD_ADDRESS, position),
@@ -150,7 +155,7 @@ class Sequencer(wiring.Component):
                     self.error_index.eq(index),
                     state.eq(State.DRAIN),
                 ]
-        self._count_cycles(m, dispatchers)
+        self._count_cycles(m, dispatchers, do_start)
         return m
 
     def _decode(self, m, descriptors, dispatchers, position, bad_opcode, state):
@@ -185,10 +190,12 @@ class Sequencer(wiring.Component):
 
     def _oldest_index(self, dispatchers, position):
         """Return the lowest index of an unfinished descriptor; the position of the fetch if there is none."""
-        oldest = position
-        for dispatcher in dispatchers:
-            oldest = Mux(dispatcher.pending & (dispatcher.index < oldest), dispatcher.index, oldest)
-        return oldest
+        # No index of a dispatcher exceeds the position, so the position can stand for "none".
+        candidates = [position, *(Mux(unit.pending, unit.index, position) for unit in dispatchers)]
+        while len(candidates) > 1:  # a tree: a chain of six comparisons would be the slowest path of the core
+            pairs = zip(candidates[::2], candidates[1::2], strict=False)
+            candidates = [Mux(left < right, left, right) for left, right in pairs] + candidates[len(candidates) & ~1 :]
+        return candidates[0]
 
     def _is_stuck(self, m):
         """Return whether the watchdog has run out."""
@@ -198,12 +205,12 @@ class Sequencer(wiring.Component):
             m.d.sync += quiet_cycles.eq(0)
         return (self.watchdog != 0) & (quiet_cycles == self.watchdog)
 
-    def _count_cycles(self, m, dispatchers):
+    def _count_cycles(self, m, dispatchers, do_start):
         counters = [(self.cycles, 1)]
         for unit, dispatcher in zip(Unit, dispatchers, strict=True):
             counters += [(self.busy_cycles[unit], dispatcher.busy), (self.wait_cycles[unit], dispatcher.waiting)]
         for counter, is_counted in counters:
             with m.If(self.status.busy):
                 m.d.sync += counter.eq(counter + is_counted)
-            with m.Elif(self.unit_reset & self.start):
+            with m.Elif(do_start):
                 m.d.sync += counter.eq(0)

@@ -31,8 +31,8 @@ def memory_prefix(port):
 class Top(wiring.Component):
     """The core as the block design sees it: one clock, one reset, AXI4-Lite in, AXI4 out, one interrupt.
 
-    The units and memories live in a clock domain of their own, with the same clock and one more reset: the sequencer
-    clears them between runs while the registers and the bus engines go on.
+    The units and memories live in a clock domain of their own, with the same clock: the sequencer resets them between
+    runs, and with everything else, while the registers and the bus engines go on.
 
     Members
     -------
@@ -69,7 +69,7 @@ class Top(wiring.Component):
 
         m.submodules.csr = csr = Csr(config)
         m.submodules.sequencer = sequencer = Sequencer(config.axi_bytes)
-        m.d.comb += unit.rst.eq(sync.rst | sequencer.unit_reset)
+        m.d.comb += unit.rst.eq(sequencer.unit_reset)
         units = {
             Unit.LOAD: LoadUnit(config),
             Unit.OPERAND: OperandUnit(config),
