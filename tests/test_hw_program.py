@@ -194,8 +194,15 @@ def test_norm_beyond_the_parameters_is_refused():
     compile_network(network, array((2, 4, 2), param_words=24))
 
 
-def test_too_many_selectors_are_refused():
-    config = replace(SMALL, depth=9, selectors=tuple(range(9)))
-    network = replace(NETWORK, config=config, blocks=NETWORK.blocks[:1] * 9, selectors=NETWORK.selectors[:1] * 9)
-    with pytest.raises(ValueError, match="selectors must be at most 8, not 9"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 9, "selectors": tuple(range(9))}, "selectors must be at most 8, not 9"),
+        ({"embed_dim": 1028, "num_heads": 1}, "embed_dim must be at most 1024, not 1028"),
+        ({"embed_dim": 1024, "num_heads": 256}, "num_heads must be at most 255, not 256"),
+    ],
+)
+def test_limits_of_the_units_are_refused(changes, message):
+    network = replace(NETWORK, config=replace(SMALL, **changes))
+    with pytest.raises(ValueError, match=message):
         compile_network(network, array(SHAPE))
