@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from typer.exceptions import TyperException
 
 from heatvit.files import write_json
 from heatvit.progress import reporter, show_progress
@@ -215,7 +214,7 @@ def _brief(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_brief(item)}" for name, item in value.items())
-    if isinstance(value, list) and len(value) > 8:
+    if isinstance(value, list) and (len(value) > 8 or any(isinstance(item, dict | list) for item in value)):
         return f"{len(value)} values; --json has them all"
     return str(value)
 
@@ -227,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = typer.main.get_command(app)
     words = [argument for argument in arguments if argument != DEBUG_OPTION] or ["--help"]
     try:
-        # typer turns an interrupt into this code; --help gives None.
+        # typer turns an interrupt into this code, or into Abort; --help gives None.
         exit_code = command.main(words, prog_name="heatvit", standalone_mode=False) or 0
         return _say("interrupted", exit_code) if exit_code == EXIT_INTERRUPTED else int(exit_code)
     except Exception as error:
@@ -238,8 +237,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _tell(error: Exception) -> int:
     """Print an error in one line on stderr and return its exit code."""
-    if isinstance(error, TyperException):
-        return _say(f"{error.format_message()} (heatvit COMMAND --help explains)", EXIT_BAD_INPUT)
+    if isinstance(error, typer.Abort):
+        return _say("interrupted", EXIT_INTERRUPTED)
+    if usage := getattr(error, "format_message", None):  # a usage error; its class moves between versions of typer
+        return _say(f"{usage()} (heatvit COMMAND --help explains)", EXIT_BAD_INPUT)
     if isinstance(error, ValueError | OSError | BuildError):
         return _say(str(error), EXIT_BAD_INPUT)
     return _say(f"internal error, {DEBUG_OPTION} shows where: {type(error).__name__}: {error}", EXIT_FAILED)

@@ -69,7 +69,8 @@ def quantize_network(checkpoint_file: Path, calibrate: str, count: int | None, o
 
 def evaluate_network(network_file: Path, images: str, count: int | None, report: Report) -> dict[str, Any]:
     """Measure a float or an integer network: top-1 (None without labels), live tokens, multiply-accumulates."""
-    if is_integer_network(network_file):
+    is_integer = is_integer_network(network_file)
+    if is_integer:
         integer_network = load_network(network_file)
         config = integer_network.config
         pictures, is_labelled = open_pictures(images, config, count)
@@ -81,7 +82,7 @@ def evaluate_network(network_file: Path, images: str, count: int | None, report:
         result = evaluate(float_network, config, pictures)
     return {
         "network": str(network_file),
-        "arithmetic": "integer" if is_integer_network(network_file) else "float",
+        "arithmetic": "integer" if is_integer else "float",
         "images": len(pictures.labels),
         "top1": result.top1 if is_labelled else None,
         "num_tokens": config.num_tokens,

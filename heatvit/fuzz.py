@@ -80,7 +80,7 @@ def draw_config(rng: np.random.Generator) -> AccelConfig:
         param_words=int(rng.integers(64, 513)),
         max_tokens=int(rng.choice([32, 64])),
         axi_bytes=int(rng.choice([4, 8, 16])),
-        axi_ports=int(rng.integers(1, 4)),
+        axi_ports=int(rng.integers(1, 5)),
     )
 
 
@@ -94,7 +94,9 @@ def draw_case(seed: int, run: int, config: AccelConfig) -> Case:
     rng = np.random.default_rng([seed, 1 << 20, run])
     network = _fitting_network(rng, config)
     pictures_u8 = np.stack([random_picture(rng, network.config) for _ in range(rng.integers(1, 4))])
-    thresholds = list(Thresholds)[run % len(Thresholds)]
+    # Each round starts one further, so that an accelerator meets all of them whatever the size of the pool is.
+    kinds = list(Thresholds)
+    thresholds = kinds[(run + run // len(kinds)) % len(kinds)]
     network = with_thresholds(network, thresholds, pictures_u8[0], rng)
     stall_seed = int(rng.integers(1 << 31)) if rng.random() < 2 / 3 else None
     return Case(config, network, thresholds, pictures_u8, stall_seed)

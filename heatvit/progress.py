@@ -13,18 +13,23 @@ Report: TypeAlias = Callable[[str, int, int], None]
 
 
 def show_progress() -> Progress:
-    """Return bars for stderr, to be used in a with block; where that is no terminal, only the last state is printed."""
+    """Return bars for stderr, to be used in a with block; where that is no terminal, they appear once, at the end."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True))
 
 
 def reporter(progress: Progress) -> Report:
-    """Return a Report that draws one bar a step; a step that starts again reuses its bar."""
+    """Return a Report that draws one bar a step; a step that starts again reuses its bar.
+
+    Where there is no terminal, the start of each step is a line instead, so that a log shows life.
+    """
     tasks: dict[str, TaskID] = {}
 
     def report(step: str, done: int, total: int) -> None:
         if step not in tasks:
             tasks[step] = progress.add_task(step, total=total or None)
+            if not progress.disable and not progress.console.is_terminal:
+                progress.console.print(f"{step} ...", markup=False)
         progress.update(tasks[step], completed=done, total=total or None)
 
     return report

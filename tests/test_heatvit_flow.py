@@ -2,21 +2,26 @@
 
 Testpoints: a failed write leaves the old file and no temporary; JSON refuses NaN; a step is reused when nothing
 changed, and runs again when an input, an output or a source changed, when its stamp is damaged, and after a failure;
-digits split by class without overlap; flat folders, class folders, packs; a file that is no picture is named.
+digits split by class without overlap; flat folders, class folders, packs; a file that is no picture is named;
+progress without a terminal.
 """
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 
 from heatvit import steps
 from heatvit.files import file_digest, new_file, write_json, write_text
 from heatvit.pictures import load_split, open_pictures
+from heatvit.progress import reporter
 from heatvit.steps import run_step, source_digest
 from model.config import NETWORKS
 
@@ -146,3 +151,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         pictures.load(np.arange(1))
     with pytest.raises(ValueError, match="pictures must be"):
         open_pictures(str(tmp_path / "absent"), TINY)
+
+
+def test_a_log_shows_the_start_of_each_step_once() -> None:
+    text = io.StringIO()
+    with Progress(console=Console(file=text)) as progress:
+        report = reporter(progress)
+        for step, done in (("build [x]", 0), ("build [x]", 1), ("simulate", 0)):
+            report(step, done, 2)
+    lines = text.getvalue().splitlines()
+    assert lines.count("build [x] ...") == 1 and lines.count("simulate ...") == 1

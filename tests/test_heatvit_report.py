@@ -58,6 +58,7 @@ def make_report() -> Report:
             "kept_tokens": [[10, 5], [9, 5]],
             "cycles": [12_345, 11_111],
             "unit_busy": {"gemm": 0.61, "vector": 0.2},
+            "unit_wait": {"gemm": 0.125, "vector": 0.3},
         },
         "seconds": {"train": 61.2, "simulate": 40.0},
         "methods": ["Golden <b>is</b> integers only."],
@@ -164,7 +165,7 @@ def test_page_shows_the_numbers_and_escapes_every_text() -> None:
     page = render(make_report(), make_pictures())
     assert "0 mismatches" in page and 'class="proof good"' in page
     assert "88 tensors of 2 pictures" in page
-    for text in ("98.6 %", "98.3 %", "97.2 %", "35.2 %", "11,728"):
+    for text in ("98.6 %", "98.3 %", "97.2 %", "35.2 %", "11,728", "61.0 %", "12.5 %"):
         assert text in page
     assert "<title>Digits &lt;&amp;&gt; heat</title>" in page
     assert "Golden &lt;b&gt;is&lt;/b&gt; integers only." in page

@@ -177,12 +177,15 @@ def _cycles(report: Report) -> Html:
         _numbers(table(["picture", "cycles", "live tokens"], rows, "Cycles and live tokens after each selector")),
         class_="card",
     )
-    busy_rows: list[list[Child]] = [[unit, percent(share)] for unit, share in rtl["unit_busy"].items()]
-    units = tag("div", tag("h3", "By unit"), table(["unit", "busy"], busy_rows, "Share of all cycles"), class_="card")
+    busy_rows: list[list[Child]] = [
+        [unit, percent(share), percent(rtl["unit_wait"][unit])] for unit, share in rtl["unit_busy"].items()
+    ]
+    caption = "Share of all cycles with a descriptor, and waiting for another unit"
+    units = tag("div", tag("h3", "By unit"), table(["unit", "busy", "waiting"], busy_rows, caption), class_="card")
     return _section(
         "Cycles",
-        "Counted by the simulated core itself. The memory model answers at will of the simulation, so these are no "
-        "performance figures of a board.",
+        "Counted by the simulated core itself. Every layer is stored for the comparison and the memory has no "
+        "bandwidth limit, so these are no performance figures.",
         tag("div", pictures, units if busy_rows else None, class_="pair"),
     )
 

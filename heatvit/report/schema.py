@@ -44,8 +44,9 @@ class Rtl(TypedDict):
 class Report(TypedDict):
     """One run of the demo.
 
-    kept_tokens_histogram is [selector][live tokens] pictures of the test set; unit_busy the fraction of all cycles
-    in which a unit had work; seconds the wall-clock of each step when it last ran.
+    kept_tokens_histogram is [selector][live tokens] pictures of the test set; unit_busy and unit_wait the
+    fractions of all cycles in which a unit had a descriptor, and waited for another unit; seconds the wall-clock of
+    each step when it last ran.
     """
 
     title: str
