@@ -4,8 +4,11 @@ machine; faults.
 Testpoints: the live count of BEGIN and COMPACT steers the following commands; every memory word, written or not,
 equals the expected memory; `done` once per command and only after its last write; tokens, token_counts and the token
 list; pauses on each port alone and on all; an address beyond each memory, read or written, also one that needs 17
-bits, faults without a request; nothing after the fault; no tokens, nothing to do; reset state; conversion to Verilog.
+bits, faults without a request; nothing after the fault; no tokens, nothing to do; reset state;
+conversion to Verilog, with channels in place or generated separately.
 """
+
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from amaranth.back import verilog
 from hw.config import CONFIGS, AccelConfig
 from hw.isa import Descriptor, Memory, Opcode
 from hw.regmap import NUM_TOKEN_REGISTERS
+from hw.rtl.norm_channel import NormChannel
+from hw.rtl.softmax import ExpChannel
 from hw.rtl.vector import VectorUnit
 from quant.approx import keep_scores, layer_norm, package_token, row_scale, softmax_rows
 from sim.machine import Machine
@@ -342,6 +347,16 @@ def test_begin_beyond_the_token_list_faults() -> None:
     assert not bench.done_after
 
 
-def test_demo_unit_converts_to_verilog() -> None:
-    text = verilog.convert(VectorUnit(CONFIGS["demo"]), name="vector", emit_src=False)
+@pytest.mark.parametrize("is_separate", [False, True])
+def test_demo_unit_converts_to_verilog(is_separate: bool) -> None:
+    config = CONFIGS["demo"]
+    names = ("norm_channel", "exp_channel") if is_separate else (None, None)
+    text = verilog.convert(VectorUnit(config, *names), name="vector", emit_src=False)
     assert "module vector(" in text
+    for name, component in (("norm_channel", NormChannel), ("exp_channel", ExpChannel)):
+        instances = re.findall(rf"^  {name} \S+ \((.*?)\);", text, re.MULTILINE | re.DOTALL)
+        assert len(instances) == is_separate * config.rows * config.depth
+        # The instance names the ports of the module that is generated separately.
+        alone = verilog.convert(component(), name=name, emit_src=False)
+        ports = sorted(re.search(rf"module {name}\(([^)]*)\)", alone)[1].split(", "))
+        assert all(sorted(re.findall(r"\.(\w+)\(", instance)) == ports for instance in instances)

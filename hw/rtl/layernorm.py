@@ -11,6 +11,7 @@ from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
 from hw.rtl.delay import delay
 from hw.rtl.norm_channel import NormChannel
 from hw.rtl.ports import PARAM_ENTRY, descriptor_layout
+from hw.rtl.repeat import place
 from hw.rtl.row_statistics import DIM_BITS, SQUARES_BITS, TOTAL_BITS, RowStatistics, row_constants, row_sums
 from hw.rtl.tree import reduce_tree
 from hw.rtl.write_queue import WriteQueue, walk_write_layout
@@ -33,8 +34,9 @@ class LayerNorm(wiring.Component):
     act_writes : Out(stream of unchecked writes)
     """
 
-    def __init__(self, config: AccelConfig):
-        self._config = config
+    def __init__(self, config: AccelConfig, channel_module: str | None = None):
+        """Take the name of a Verilog module generated separately from NormChannel, or elaborate R * K channels."""
+        self._config, self._channel_module = config, channel_module
         super().__init__(
             {
                 "command": In(stream.Signature(descriptor_layout)),
@@ -201,8 +203,7 @@ class LayerNorm(wiring.Component):
         for lane in range(lanes):
             channels = []
             for position in range(depth):
-                channel = NormChannel()
-                m.submodules[f"channel_{lane}_{position}"] = channel
+                channel = place(m, f"channel_{lane}_{position}", NormChannel, self._channel_module)
                 m.d.comb += [
                     channel.x.eq(words[lane * depth + position]),
                     channel.is_second_pass.eq(take_norm),

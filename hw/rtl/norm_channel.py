@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, Signature
 
 from hw.rtl.requantize import Requantize
 from hw.rtl.row_statistics import DIM_BITS, TOTAL_BITS
@@ -29,18 +29,25 @@ class NormChannel(wiring.Component):
     AFFINE_DELAY = 3 + Requantize.LATENCY
     LATENCY = AFFINE_DELAY + 3
 
-    x: In(signed(16))
-    is_second_pass: In(1)
-    dim: In(DIM_BITS)
-    total: In(signed(TOTAL_BITS))
-    mult: In(16)
-    shift: In(6)
-    gamma: In(signed(16))
-    beta: In(signed(32))
-    out_shift: In(5)
-    x_out: Out(signed(16))
-    product: Out(signed(PRODUCT_BITS))
-    y: Out(signed(8))
+    SIGNATURE = Signature(
+        {
+            "x": In(signed(16)),
+            "is_second_pass": In(1),
+            "dim": In(DIM_BITS),
+            "total": In(signed(TOTAL_BITS)),
+            "mult": In(16),
+            "shift": In(6),
+            "gamma": In(signed(16)),
+            "beta": In(signed(32)),
+            "out_shift": In(5),
+            "x_out": Out(signed(16)),
+            "product": Out(signed(PRODUCT_BITS)),
+            "y": Out(signed(8)),
+        }
+    )
+
+    def __init__(self):
+        super().__init__(self.SIGNATURE)
 
     def elaborate(self, platform):
         m = Module()

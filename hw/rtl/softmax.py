@@ -4,13 +4,14 @@ from operator import add
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, Signature, connect, flipped
 
 from hw.config import AccelConfig
 from hw.isa import Opcode
 from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
 from hw.rtl.delay import delay
 from hw.rtl.ports import ROW_SCALE_ENTRY, descriptor_layout
+from hw.rtl.repeat import place
 from hw.rtl.row_scale import SUM_BITS, RowScale
 from hw.rtl.tree import reduce_tree
 from hw.rtl.write_queue import WriteQueue, walk_write_layout
@@ -32,11 +33,18 @@ class ExpChannel(wiring.Component):
 
     LATENCY = 7
 
-    x: In(signed(16))
-    is_valid: In(1)
-    peak: In(signed(16))
-    score: Out(signed(16))
-    y: Out(7)
+    SIGNATURE = Signature(
+        {
+            "x": In(signed(16)),
+            "is_valid": In(1),
+            "peak": In(signed(16)),
+            "score": Out(signed(16)),
+            "y": Out(7),
+        }
+    )
+
+    def __init__(self):
+        super().__init__(self.SIGNATURE)
 
     def elaborate(self, platform):
         m = Module()
@@ -82,8 +90,9 @@ class Softmax(wiring.Component):
     act_writes, row_scale_writes : Out(streams of unchecked writes)
     """
 
-    def __init__(self, config: AccelConfig):
-        self._config = config
+    def __init__(self, config: AccelConfig, channel_module: str | None = None):
+        """Take the name of a Verilog module generated separately from ExpChannel, or elaborate R * K channels."""
+        self._config, self._channel_module = config, channel_module
         row_scale_width = ROW_SCALE_ENTRY.size * config.rows
         super().__init__(
             {
@@ -207,8 +216,7 @@ class Softmax(wiring.Component):
             word_sum = Signal(SUM_BITS, name=f"word_sum_{lane}", reset_less=True)
             channels = []
             for position in range(depth):
-                channel = ExpChannel()
-                m.submodules[f"channel_{lane}_{position}"] = channel
+                channel = place(m, f"channel_{lane}_{position}", ExpChannel, self._channel_module)
                 m.d.comb += [
                     channel.x.eq(words_in[lane * depth + position]),
                     channel.is_valid.eq(is_valid[position]),

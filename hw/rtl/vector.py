@@ -53,8 +53,9 @@ class VectorUnit(wiring.Component):
     token_counts : Out(registers x u16) - live after each COMPACT, by its index; cleared by BEGIN.
     """
 
-    def __init__(self, config: AccelConfig):
-        self._config = config
+    def __init__(self, config: AccelConfig, norm_module: str | None = None, exp_module: str | None = None):
+        """Take the names of Verilog modules generated separately from NormChannel and ExpChannel, or elaborate them."""
+        self._config, self._norm_module, self._exp_module = config, norm_module, exp_module
         super().__init__(
             {
                 **ports.unit_signature(),
@@ -73,8 +74,8 @@ class VectorUnit(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.layer_norm = layer_norm = LayerNorm(config)
-        m.submodules.softmax = softmax = Softmax(config)
+        m.submodules.layer_norm = layer_norm = LayerNorm(config, self._norm_module)
+        m.submodules.softmax = softmax = Softmax(config, self._exp_module)
         m.submodules.select = select = Select(config)
         m.submodules.compact = compact = Compact(config)
         engines = {
