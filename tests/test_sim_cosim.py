@@ -112,7 +112,7 @@ def test_wrong_token_count_is_a_divergence(compared):
 
 def test_failed_run_is_never_exact(compared):
     network, picture, program, outcome = compared
-    good = compare(0, network, picture, program, outcome)
+    good = compare(0, network, picture, program, replace(outcome, busy_cycles={"gemm": 25}, wait_cycles={"load": 75}))
     bad = compare(1, network, picture, program, Outcome(error="timed out", is_hang=True))
     report = CosimReport((good, bad), (), False, 1.0, 2.0)
     assert not report.is_exact and report.mismatches == 1 and report.failures == ("picture 1: timed out",)
@@ -120,6 +120,8 @@ def test_failed_run_is_never_exact(compared):
     assert json.loads(json.dumps(summary)) == summary
     assert summary["images"] == 2 and summary["first_divergence"] == "picture 1: timed out"
     assert summary["kept_tokens"] == [list(good.kept_tokens), []] and summary["cycles"] == [100, 0]
+    assert summary["unit_busy"] == {"load": 0.0, "operand": 0.0, "gemm": 0.25, "vector": 0.0, "store": 0.0}
+    assert summary["unit_wait"]["load"] == 0.75
     assert not CosimReport((), (), False, 0.0, 0.0).is_exact
 
 
