@@ -79,17 +79,28 @@ class DrainUnit(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, depth = self._config, words_in_flight(self._config)
+        depth = words_in_flight(self._config)
         mode = Signal(Drain)
         is_wide = Signal()
         m.d.comb += [mode.eq(self.descriptor.mode), is_wide.eq(_is_one_of(mode, WIDE_MODES))]
 
-        m.submodules.constants = constants = Fifo(data.ArrayLayout(CONSTANTS, config.depth), depth)
+        m.submodules.constants = constants = Fifo(data.ArrayLayout(CONSTANTS, self._config.depth), depth)
         m.submodules.residuals = residuals = Fifo(self._lanes, depth)
         m.submodules.results = results = Fifo(self._lanes, depth)
-
-        # Reading ahead.
         m.submodules.fetch = fetch = self._walk(m)
+        m.submodules.target = target = self._walk(m)
+
+        num_in_flight = Signal(range(depth + 1))
+        do_fetch = self._read_ahead(m, mode, is_wide, fetch, num_in_flight != depth, constants, residuals)
+        self._compute(m, mode, constants, residuals, results)
+        do_write = self._write(m, is_wide, target, results)
+        m.d.sync += num_in_flight.eq(num_in_flight + do_fetch - do_write)
+        m.d.comb += self.is_idle.eq(~fetch.is_active & (num_in_flight == 0))
+        return m
+
+    def _read_ahead(self, m, mode, is_wide, fetch, has_place, constants, residuals):
+        """Read the constants and residuals of every word of `fetch`; return the event of a word's read."""
+        config = self._config
         m.submodules.reads = reads = JointRead(
             {
                 "param": (8 * config.param_bytes, config.param_words),
@@ -99,18 +110,20 @@ class DrainUnit(wiring.Component):
         )
         for name in ("param", "wide_read", "row_scale"):
             connect(m, getattr(reads, name), flipped(getattr(self, name)))
-        num_in_flight = Signal(range(depth + 1))
-        is_target_fault = Signal()
+
+        # The address that the word will be written to is checked here, before anything of it is computed.
         is_beyond = fetch.address >= Mux(is_wide, config.wide_words, config.act_words)
+        is_target_fault = Signal()
+        with m.If(fetch.is_active & is_beyond):
+            m.d.sync += is_target_fault.eq(1)
         do_fetch = reads.i.valid & reads.i.ready
+        enable = Cat(_is_one_of(mode, PARAM_MODES), mode == Drain.RESIDUAL, mode == Drain.ROW_SCALE)
         m.d.comb += [
-            reads.i.valid.eq(fetch.is_active & (num_in_flight != depth) & ~is_beyond),
+            reads.i.valid.eq(fetch.is_active & has_place & ~is_beyond),
             reads.i.payload.param.eq(self.descriptor.param_base + fetch.word),
             reads.i.payload.wide_read.eq(fetch.address),
             reads.i.payload.row_scale.eq(self.descriptor.row_base + fetch.row),
-            reads.i.payload.enable.eq(
-                Cat(_is_one_of(mode, PARAM_MODES), mode == Drain.RESIDUAL, mode == Drain.ROW_SCALE)
-            ),
+            reads.i.payload.enable.eq(enable),
             fetch.next.eq(do_fetch),
             constants.i.valid.eq(reads.valid),
             constants.i.payload.eq(self._constants(reads.words, mode)),
@@ -118,34 +131,22 @@ class DrainUnit(wiring.Component):
             residuals.i.payload.eq(reads.words.wide_read),
             self.fault.eq(reads.fault | is_target_fault),
         ]
-        with m.If(fetch.is_active & is_beyond):
-            m.d.sync += is_target_fault.eq(1)
         m.d.sync += self.num_ready.eq(self.num_ready + reads.is_retired - self.num_taken)
+        return do_fetch
 
-        # The words of a tile leave the array in consecutive cycles; the last tile of a row may have fewer of them.
-        num_left = Signal(range(config.columns // config.depth))
-        column_word = Signal(16)
-        is_word = self.is_first | (num_left != 0)
-        with m.If(is_word):
-            with m.If(column_word == self.words - 1):
-                m.d.sync += [column_word.eq(0), num_left.eq(0)]
-            with m.Else():
-                m.d.sync += column_word.eq(column_word + 1)
-                m.d.sync += num_left.eq(Mux(self.is_first, config.columns // config.depth - 1, num_left - 1))
-        # A word leaves this line where its mode's result is ready: it must not show up in a later command.
-        is_word_after = [is_word]
-        for cycles in range(max(ELEMENT_LATENCY.values())):
-            has_left = _is_one_of(mode, [each for each in Drain if ELEMENT_LATENCY[each] == cycles])
-            remains = is_word_after[cycles] & ~has_left
-            is_word_after.append(delay(m, remains, 1, name=f"is_word_{cycles}", reset_less=False))
-
-        # Elements.
+    def _compute(self, m, mode, constants, residuals, results):
+        """Send each word of `sums` with its constants through the elements into `results`."""
+        is_word_after = self._time_words(m, mode)
         m.d.comb += [
-            constants.o.ready.eq(is_word),
+            constants.o.ready.eq(is_word_after[0]),
             residuals.o.ready.eq(is_word_after[RESIDUAL_CYCLES] & (mode == Drain.RESIDUAL)),
         ]
-        for row in range(config.rows):
-            for k in range(config.depth):
+        with m.Switch(mode):
+            for each, cycles in ELEMENT_LATENCY.items():
+                with m.Case(each):
+                    m.d.comb += results.i.valid.eq(is_word_after[cycles])
+        for row in range(self._config.rows):
+            for k in range(self._config.depth):
                 own, of_row = constants.o.payload[k], constants.o.payload[row]
                 inputs = {
                     "acc": self.sums[row][k],
@@ -160,31 +161,46 @@ class DrainUnit(wiring.Component):
                     "out_shift": self.descriptor.shift[:6],
                 }
                 m.d.comb += results.i.payload[row][k].eq(self._element(m, f"element_{row}_{k}", inputs))
-        with m.Switch(mode):
-            for each, cycles in ELEMENT_LATENCY.items():
-                with m.Case(each):
-                    m.d.comb += results.i.valid.eq(is_word_after[cycles])
 
-        # Writing.
-        m.submodules.target = target = self._walk(m)
+    def _time_words(self, m, mode):
+        """Return for each number of cycles whether a word entered the elements that long ago and is still in them."""
+        tile_words = self._config.columns // self._config.depth
+        # The words of a tile leave the array in consecutive cycles; the last tile of a row may have fewer of them.
+        num_left = Signal(range(tile_words))
+        column_word = Signal(16)
+        is_word = self.is_first | (num_left != 0)
+        with m.If(is_word):
+            with m.If(column_word == self.words - 1):
+                m.d.sync += [column_word.eq(0), num_left.eq(0)]
+            with m.Else():
+                m.d.sync += column_word.eq(column_word + 1)
+                m.d.sync += num_left.eq(Mux(self.is_first, tile_words - 1, num_left - 1))
+
+        is_word_after = [is_word]
+        for cycles in range(max(ELEMENT_LATENCY.values())):
+            # A result leaves this line when it is ready, so that it cannot show up again in a later command's mode.
+            has_left = _is_one_of(mode, [each for each in Drain if ELEMENT_LATENCY[each] == cycles])
+            remains = is_word_after[cycles] & ~has_left
+            is_word_after.append(delay(m, remains, 1, name=f"is_word_{cycles}", reset_less=False))
+        return is_word_after
+
+    def _write(self, m, is_wide, target, results):
+        """Write each word of `results` to the next address of `target`; return the event of a word's write."""
         word = results.o.payload
         for port, is_target, bits in ((self.act_write, ~is_wide, 8), (self.wide_write, is_wide, 16)):
+            fields = [word[row][k][:bits] for row in range(self._config.rows) for k in range(self._config.depth)]
             m.d.comb += [
                 port.request.valid.eq(results.o.valid & is_target),
                 port.request.payload.address.eq(target.address),
-                port.request.payload.data.eq(
-                    Cat(word[row][k][:bits] for row in range(config.rows) for k in range(config.depth))
-                ),
+                port.request.payload.data.eq(Cat(fields)),
                 port.request.payload.enable.eq(~0),
             ]
         do_write = results.o.valid & results.o.ready
         m.d.comb += [
             results.o.ready.eq(Mux(is_wide, self.wide_write.request.ready, self.act_write.request.ready)),
             target.next.eq(do_write),
-            self.is_idle.eq(~fetch.is_active & (num_in_flight == 0)),
         ]
-        m.d.sync += num_in_flight.eq(num_in_flight + do_fetch - do_write)
-        return m
+        return do_write
 
     def _walk(self, m):
         """Return a walk over the output words of the command."""
