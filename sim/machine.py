@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hw.config import AccelConfig
 from hw.dependency import Space, memory_word_bytes, space_words
-from hw.isa import DESCRIPTOR_BYTES, UNIT_OF, Descriptor, Drain, ErrorCode, Memory, Opcode, Region, Unit
+from hw.isa import DESCRIPTOR_BYTES, FIELD_BITS, UNIT_OF, Descriptor, Drain, ErrorCode, Memory, Opcode, Region, Unit
 from hw.program import Program
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.tiling import TRANSFER_BYTES, ceil_div
@@ -28,6 +28,9 @@ from quant.network import I8
 from quant.reference import PACKAGE_TOKEN
 
 Values = NDArray[Any]
+
+FIELD_BYTES = sum(FIELD_BITS.values()) // 8
+"""Bytes of a descriptor that hold fields."""
 
 
 @dataclass(frozen=True)
@@ -320,7 +323,8 @@ def _decode(program: bytes) -> tuple[dict[Unit, deque[tuple[int, Descriptor]]], 
     """Return the queue of each unit as (program index, descriptor), the index where the program ends, and how."""
     queues: dict[Unit, deque[tuple[int, Descriptor]]] = {unit: deque() for unit in Unit}
     for index in range(len(program) // DESCRIPTOR_BYTES):
-        d = Descriptor.unpack(program[index * DESCRIPTOR_BYTES : (index + 1) * DESCRIPTOR_BYTES])
+        # The hardware does not look at the bits behind the fields.
+        d = Descriptor.unpack(program[index * DESCRIPTOR_BYTES :][:FIELD_BYTES].ljust(DESCRIPTOR_BYTES, b"\0"))
         if d.opcode == Opcode.END:
             return queues, index, ErrorCode.NONE
         if d.opcode not in list(Opcode) or (d.opcode == Opcode.GEMM and d.mode not in list(Drain)):

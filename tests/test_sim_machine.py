@@ -2,9 +2,9 @@
 
 Testpoints: every tap of random networks on arrays of six shapes, memories full of garbage, in program order and in
 random orders that the waits allow; layers cut by small weight memories; nothing pruned, everything pruned, ties, an
-incoming package, all of it thrice; two pictures on one machine. By hand: GEMM with fixed rows and columns, a stride of
-0, columns beyond are not written; the clip of operands; UNIFORM. Errors: opcode, mode, address of every memory, region,
-alignment, missing END, a wait that never comes, a program of a wrong size; a run after an error.
+incoming package, all of it thrice; two pictures on one machine. By hand: GEMM with fixed rows and columns, columns
+beyond are not written; the clip of operands; UNIFORM. Errors: opcode, mode, address of every memory, region, alignment,
+missing END, bits behind the fields, a wait that never comes, a program of a wrong size; a run after an error.
 """
 
 from dataclasses import replace
@@ -256,6 +256,15 @@ def test_wait_that_never_comes():
     assert (result.error, result.error_index, result.executed) == (ErrorCode.WATCHDOG, 2, 3)
 
 
+def test_run_after_an_error():
+    machine, regions = Machine(CONFIG), {Region.WEIGHTS: bytearray(64), Region.OUTPUT: bytearray(64)}
+    bad = [BEGIN, Descriptor(Opcode.COMPACT, src_words=1), replace(LOAD, offset=64), END]
+    first = machine.run(b"".join(d.pack() for d in bad), regions)
+    assert (first.error, first.error_index) == (ErrorCode.BAD_ADDRESS, 2)
+    second = machine.run(b"".join(d.pack() for d in (BEGIN, LOAD, STORE, END)), regions)
+    assert (second.error, second.error_index, second.token_counts) == (ErrorCode.NONE, 0, [])
+
+
 def test_legal_descriptors_next_to_the_errors():
     legal = [BEGIN, LOAD, replace(LOAD, dst_base=8184), STORE, replace(STORE, offset=192), GEMM, END]
     result, _ = run_by_hand(legal, bytearray(64))
@@ -265,6 +274,13 @@ def test_legal_descriptors_next_to_the_errors():
 def test_program_without_end():
     result, _ = run_by_hand([BEGIN, LOAD], bytearray(64))
     assert (result.error, result.error_index, result.executed) == (ErrorCode.BAD_OPCODE, 2, 2)
+
+
+def test_bits_behind_the_fields_are_ignored():
+    result = Machine(CONFIG).run(BEGIN.pack()[:62] + b"\xff\xff" + END.pack(), {})
+    assert result.error is ErrorCode.NONE and result.executed == 2
+    result = Machine(CONFIG).run(b"\xcc" * 128, {})
+    assert (result.error, result.error_index) == (ErrorCode.BAD_OPCODE, 0)
 
 
 def test_program_of_a_wrong_size():
