@@ -13,8 +13,9 @@ import pytest
 from hw.config import AccelConfig
 from hw.isa import Descriptor, Opcode
 from hw.regmap import NUM_TOKEN_REGISTERS
-from hw.rtl.compact import PACKAGE_TOKEN, Compact
+from hw.rtl.compact import Compact
 from quant.approx import package_token
+from quant.reference import PACKAGE_TOKEN
 from tests.rtl_streams import unpack_word
 from tests.rtl_vector import Harness, pack_rows
 

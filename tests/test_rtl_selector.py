@@ -11,8 +11,9 @@ import pytest
 
 from hw.config import AccelConfig
 from hw.isa import Descriptor, Opcode
-from hw.rtl.selector import CLS_SCORE, Select
+from hw.rtl.selector import Select
 from quant.approx import keep_scores
+from quant.layers import CLS_SCORE
 from tests.rtl_vector import pack_rows, run_engine
 
 CONFIGS = {

@@ -17,8 +17,8 @@ from amaranth.back import verilog
 from hw.config import CONFIGS, AccelConfig
 from hw.isa import Descriptor, Memory, Opcode
 from hw.regmap import NUM_TOKEN_REGISTERS
+from hw.rtl.exp_channel import ExpChannel
 from hw.rtl.norm_channel import NormChannel
-from hw.rtl.softmax import ExpChannel
 from hw.rtl.vector import VectorUnit
 from quant.approx import keep_scores, layer_norm, package_token, row_scale, softmax_rows
 from sim.machine import Machine

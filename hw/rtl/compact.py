@@ -1,119 +1,24 @@
 """BEGIN and COMPACT engine: it owns the live token count, the token list and the package."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
-from amaranth.utils import ceil_log2
 
 from hw.config import AccelConfig
 from hw.isa import Opcode
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
-from hw.rtl.delay import delay
-from hw.rtl.ports import READ_LATENCY, descriptor_layout, token_read
-from hw.rtl.requantize import Requantize
+from hw.rtl.package import Package
+from hw.rtl.ports import descriptor_layout, token_read
 from hw.rtl.row_scale import RowScale
 from hw.rtl.selector import DECISION, WEIGHT_FRACTION_BITS, decision_write, verdict_layout
+from hw.rtl.token_list import TokenList
 from hw.rtl.write_queue import walk_write_layout
+from quant.reference import PACKAGE_TOKEN
 
-PACKAGE_TOKEN = 65535
 PACKAGE_MULT, PACKAGE_SHIFT = 1 << 15, 15
 """The constants that quant.approx.package_token hands to row_scale: a plain division."""
-WEIGHT_BITS = 16 - WEIGHT_FRACTION_BITS
-
-
-class TokenList(wiring.Component):
-    """Patch index of each live token: one write and one combinational read for COMPACT, a read port for the store unit.
-
-    A STORE reads whole blocks of DDR: words beyond the list are arbitrary.
-
-    Members
-    -------
-    write, write_index, write_token : In
-    read_index : In;  read_token : Out(u16) - in the same cycle.
-    port : In(read port, seen from the reader)
-    """
-
-    def __init__(self, config: AccelConfig):
-        self._depth = 1 << ceil_log2(config.max_tokens)  # so that no address is outside
-        super().__init__(
-            {
-                "write": In(1),
-                "write_index": In(range(self._depth)),
-                "write_token": In(16),
-                "read_index": In(range(self._depth)),
-                "read_token": Out(16),
-                "port": In(token_read()),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.memory = memory = Memory(shape=16, depth=self._depth, init=[])
-        write, read, store = memory.write_port(), memory.read_port(domain="comb"), memory.read_port()
-        is_granted = self.port.request.valid & self.port.request.ready
-        m.d.comb += [
-            write.en.eq(self.write),
-            write.addr.eq(self.write_index),
-            write.data.eq(self.write_token),
-            read.addr.eq(self.read_index),
-            self.read_token.eq(read.data),
-            self.port.request.ready.eq(1),
-            store.addr.eq(self.port.request.payload),
-            self.port.response.eq(delay(m, store.data, READ_LATENCY - 1, name="response")),
-            self.port.response_valid.eq(delay(m, is_granted, READ_LATENCY, name="valid", reset_less=False)),
-        ]
-        return m
-
-
-class Package(wiring.Component):
-    """Weighted mean of the rows of one channel word: K sums and K requantizers, free running.
-
-    Members
-    -------
-    clear : In(1) - the sums start again.
-    row : In(K x i16), weight : In(u8) - one row per cycle, weight 0 for none.
-    mult : In(16), shift : In(6) - of quant.approx.row_scale.
-    mean : Out(K x i16) - of the rows up to LATENCY cycles before.
-    """
-
-    LATENCY = 3 + Requantize.LATENCY
-
-    def __init__(self, depth):
-        self._depth = depth
-        row = data.ArrayLayout(signed(16), depth)
-        super().__init__(
-            {
-                "clear": In(1),
-                "row": In(row),
-                "weight": In(WEIGHT_BITS),
-                "mult": In(16),
-                "shift": In(6),
-                "mean": Out(row),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        row = delay(m, self.row, 1, name="row")
-        weight = delay(m, self.weight, 1, name="weight")
-        for position in range(self._depth):
-            requantize = Requantize(16)
-            m.submodules[f"requantize_{position}"] = requantize
-            product = Signal(signed(16 + WEIGHT_BITS + 1), name=f"product_{position}", reset_less=True)
-            total = Signal(signed(32), name=f"total_{position}", reset_less=True)
-            m.d.sync += [
-                product.eq(row[position] * weight),
-                total.eq(Mux(self.clear, 0, total + product)),
-            ]
-            m.d.comb += [
-                requantize.acc.eq(total),
-                requantize.mult.eq(self.mult),
-                requantize.shift.eq(self.shift),
-                self.mean[position].eq(requantize.o),
-            ]
-        return m
 
 
 class Compact(wiring.Component):

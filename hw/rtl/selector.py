@@ -14,8 +14,8 @@ from hw.rtl.divide import Divide
 from hw.rtl.ports import descriptor_layout
 from hw.rtl.row_scale import SUM_BITS
 from hw.rtl.tree import reduce_tree
+from quant.layers import CLS_SCORE
 
-CLS_SCORE = 65535
 WEIGHT_FRACTION_BITS = 8
 """The weight of a token in the package is its score without these bits."""
 

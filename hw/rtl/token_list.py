@@ -1,0 +1,55 @@
+"""Memory of the token list: which patch each live token came from."""
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from hw.config import AccelConfig
+from hw.rtl.delay import delay
+from hw.rtl.ports import READ_LATENCY, token_read
+
+
+class TokenList(wiring.Component):
+    """Patch index of each live token: one write and one combinational read for COMPACT, a read port for the store unit.
+
+    A STORE reads whole blocks of DDR: words beyond the list are arbitrary.
+
+    Members
+    -------
+    write, write_index, write_token : In
+    read_index : In;  read_token : Out(u16) - in the same cycle.
+    port : In(read port, seen from the reader)
+    """
+
+    def __init__(self, config: AccelConfig):
+        self._depth = 1 << ceil_log2(config.max_tokens)  # so that no address is outside
+        super().__init__(
+            {
+                "write": In(1),
+                "write_index": In(range(self._depth)),
+                "write_token": In(16),
+                "read_index": In(range(self._depth)),
+                "read_token": Out(16),
+                "port": In(token_read()),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=16, depth=self._depth, init=[])
+        write, read, store = memory.write_port(), memory.read_port(domain="comb"), memory.read_port()
+        is_granted = self.port.request.valid & self.port.request.ready
+        m.d.comb += [
+            write.en.eq(self.write),
+            write.addr.eq(self.write_index),
+            write.data.eq(self.write_token),
+            read.addr.eq(self.read_index),
+            self.read_token.eq(read.data),
+            self.port.request.ready.eq(1),
+            store.addr.eq(self.port.request.payload),
+            self.port.response.eq(delay(m, store.data, READ_LATENCY - 1, name="response")),
+            self.port.response_valid.eq(delay(m, is_granted, READ_LATENCY, name="valid", reset_less=False)),
+        ]
+        return m
