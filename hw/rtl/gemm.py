@@ -11,7 +11,6 @@ from hw.rtl.gemm_array import STEP, GemmArray
 from hw.rtl.joint_read import JointRead
 from hw.rtl.packed_dot import Multiplier
 from hw.rtl.ports import (
-    ADDRESS_WIDTH,
     READ_LATENCY,
     act_read,
     act_write,
@@ -23,6 +22,7 @@ from hw.rtl.ports import (
     wide_read,
     wide_write,
 )
+from hw.rtl.tile_walk import TileWalk
 
 
 class Gemm(wiring.Component):
@@ -77,20 +77,18 @@ class Gemm(wiring.Component):
             connect(m, getattr(reads, name), flipped(getattr(self, name)))
         for name in ("param", "wide_read", "row_scale", "act_write", "wide_write"):
             connect(m, getattr(drain, name), flipped(getattr(self, name)))
+        m.submodules.walk = walk = TileWalk(config.columns // config.depth)
 
         # Command: sizes in row tiles, output words and steps.
         descriptor = Signal(descriptor_layout)
         tokens, rows, cols = Signal(16), Signal(16), Signal(16)
         row_tiles, words, steps = Signal(16), Signal(16), Signal(16)
+        start = Signal()
         m.d.comb += [
             rows.eq(Mux(descriptor.rows == 0, tokens, descriptor.rows)),
             cols.eq(Mux(descriptor.cols == 0, tokens, descriptor.cols)),
-            drain.descriptor.eq(descriptor),
-            drain.row_tiles.eq(row_tiles),
-            drain.words.eq(words),
             self.fault.eq(reads.fault | drain.fault),
         ]
-        start = Signal()
         with m.FSM():
             with m.State("Idle"):
                 m.d.comb += self.command.ready.eq(1)
@@ -111,76 +109,52 @@ class Gemm(wiring.Component):
                 with m.If(drain.is_idle & ~self.fault):
                     m.d.comb += self.done.eq(1)
                     m.next = "Idle"
-        m.d.comb += drain.start.eq(start)
 
-        self._walk_tiles(m, descriptor, row_tiles, words, steps, start, reads, drain, array)
+        m.d.comb += [
+            walk.act_base.eq(descriptor.src_base),
+            walk.act_stride.eq(descriptor.src_stride),
+            walk.weight_base.eq(descriptor.aux_base),
+            walk.weight_stride.eq(descriptor.aux_stride),
+            walk.row_tiles.eq(row_tiles),
+            walk.words.eq(words),
+            walk.steps.eq(steps),
+            walk.start.eq(start),
+            drain.descriptor.eq(descriptor),
+            drain.row_tiles.eq(row_tiles),
+            drain.words.eq(words),
+            drain.start.eq(start),
+            drain.sums.eq(array.sums),
+            drain.is_first.eq(array.is_first),
+        ]
+        self._feed(m, walk, reads, array, drain)
         return m
 
-    def _walk_tiles(self, m, descriptor, row_tiles, words, steps, start, reads, drain, array):
-        """Offer every step to `reads`: row tiles, in them column tiles, in them steps."""
+    def _feed(self, m, walk, reads, array, drain):
+        """Read the operands of every step of `walk` and send them into the array."""
         tile_words = self._config.columns // self._config.depth
-        is_walking = Signal()
-        row_tile, step, words_left = Signal(16), Signal(16), Signal(16)
-        # One bit wider than a port's address, to catch an overflow.
-        act_tile, act_address, weight_tile, weight_address = (
-            Signal(ADDRESS_WIDTH + 1, name=name)
-            for name in ("act_tile", "act_address", "weight_tile", "weight_address")
-        )
-        is_last_row = row_tile == row_tiles - 1
-        is_last_tile = words_left <= tile_words
-        is_last_step = step == steps - 1
         do_step = reads.i.valid & reads.i.ready
+        offered = Signal(STEP)
+        with m.If(do_step):
+            m.d.sync += [offered.first.eq(walk.is_first), offered.last.eq(walk.is_last)]
 
-        # A last step enters when the drain can take the tile and the tile before it has left the result registers: as
-        # the array never stalls, both are known here.
-        offered, pause = Signal(STEP), Signal(range(max(tile_words - 1, 1)))
+        # A last step is read when the drain can take its tile and the tile before will have left the result registers.
+        # Both are known here, because everything between the retired read and the drain takes a fixed time.
         is_last_offered = reads.is_busy & offered.last
-        num_words = Mux(is_last_tile, words_left, tile_words)
-        is_free = (pause == 0) & ~(is_last_offered & (tile_words > 1))
+        pause = Signal(range(max(tile_words - 1, 1)))
         with m.If(is_last_offered):
             m.d.sync += pause.eq(max(tile_words - 2, 0))
         with m.Elif(pause != 0):
             m.d.sync += pause.eq(pause - 1)
+        is_free = (pause == 0) & ~(is_last_offered & (tile_words > 1))
+        is_allowed = ~walk.is_last | (is_free & (drain.num_ready >= walk.num_words))
         m.d.comb += [
-            reads.i.payload.act.eq(act_address),
-            reads.i.payload.weight.eq(weight_address),
+            reads.i.payload.act.eq(walk.act_address),
+            reads.i.payload.weight.eq(walk.weight_address),
             reads.i.payload.enable.eq(0b11),
-            reads.i.valid.eq(is_walking & (~is_last_step | (is_free & (drain.num_ready >= num_words)))),
-            drain.num_taken.eq(Mux(do_step & is_last_step, num_words, 0)),
+            reads.i.valid.eq(walk.is_active & is_allowed),
+            walk.next.eq(do_step),
+            drain.num_taken.eq(Mux(do_step & walk.is_last, walk.num_words, 0)),
         ]
-
-        with m.If(start):
-            m.d.sync += [
-                is_walking.eq(1),
-                act_tile.eq(descriptor.src_base),
-                act_address.eq(descriptor.src_base),
-                weight_tile.eq(descriptor.aux_base),
-                weight_address.eq(descriptor.aux_base),
-                row_tile.eq(0),
-                words_left.eq(words),
-                step.eq(0),
-            ]
-        with m.Elif(do_step):
-            m.d.sync += [
-                offered.first.eq(step == 0),
-                offered.last.eq(is_last_step),
-                act_address.eq(act_address + 1),
-                weight_address.eq(weight_address + 1),
-                step.eq(step + 1),
-            ]
-            with m.If(is_last_step):
-                next_act_tile = Mux(is_last_tile, act_tile + descriptor.src_stride, act_tile)
-                next_weight_tile = Mux(is_last_tile, descriptor.aux_base, weight_tile + descriptor.aux_stride)
-                m.d.sync += [
-                    act_tile.eq(next_act_tile),
-                    act_address.eq(next_act_tile),
-                    weight_tile.eq(next_weight_tile),
-                    weight_address.eq(next_weight_tile),
-                    row_tile.eq(row_tile + is_last_tile),
-                    words_left.eq(Mux(is_last_tile, words, words_left - tile_words)),
-                    step.eq(0),
-                    is_walking.eq(~(is_last_tile & is_last_row)),
-                ]
 
         retired = delay(m, offered, READ_LATENCY, name="retired")
         m.d.comb += [
@@ -189,8 +163,6 @@ class Gemm(wiring.Component):
             array.step.valid.eq(reads.valid),
             array.step.first.eq(retired.first),
             array.step.last.eq(retired.last),
-            drain.sums.eq(array.sums),
-            drain.is_first.eq(array.is_first),
         ]
 
 
