@@ -171,7 +171,7 @@ class Compact(wiring.Component):
         ]
 
         # Control
-        settled = Signal(range(Package.LATENCY + 1))
+        settled = Signal(range(Package.LATENCY))
         next_live = Signal.like(self.live)
         m.d.comb += next_live.eq(self.live - self.verdict.pruned + is_merging)
         m.d.sync += self.done.eq(0)  # registered, so that live is new when done is seen
@@ -209,7 +209,8 @@ class Compact(wiring.Component):
             with m.State("Settle"):
                 with m.If(row_scale.o.valid):
                     m.d.sync += settled.eq(settled + 1)
-                with m.If(settled == Package.LATENCY):
+                # The last row entered the package one cycle before this state, and the mean is wanted one after it.
+                with m.If(settled == Package.LATENCY - 2):
                     m.next = "Pack"
             with m.State("Pack"):
                 m.d.comb += is_packing.eq(1)
