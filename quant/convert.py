@@ -24,6 +24,15 @@ from quant.torch_layers import TorchLayers, scale_name
 
 WIDE_SCALES = ("residual", "head")
 """Scales of int16 tensors; every other scale is that of an int8 tensor."""
+WIDE_HEADROOM = 1.25
+"""int16 tensors have resolution to spare: leave room for what calibration did not see."""
+SEARCHED = (".context", ".fc1", ".local", ".token1", ".token2", ".head1")
+"""Tensors whose range is searched, by the end of their names: attention contexts and results of GELU.
+
+The others take their largest value. The outliers of LayerNorm and of q, k and v are the same few channels in every
+token, and clipping them loses what they carry. On DeiT-Tiny, the logits' error relative to float is 0.13 with this
+choice, 0.17 if nothing is searched, 0.20 if everything is (40 pictures).
+"""
 FIXED_FORMATS = (".scores", ".token_score", ".head_score", ".keep_score", ".tokens")
 """Taps whose scale the contract fixes, by the end of their names."""
 CALIBRATION_BATCH = 16
@@ -81,7 +90,14 @@ def calibrate(
     with torch.no_grad():
         for start in range(0, len(pictures_u8), CALIBRATION_BATCH):
             run_batch(net, torch.as_tensor(pictures_u8[start : start + CALIBRATION_BATCH], device=device))
-    return {name: observer.scale(16 if name in WIDE_SCALES else 8) for name, observer in observers.items()}
+    return {name: _scale(name, observer) for name, observer in observers.items()}
+
+
+def _scale(name: str, observer: RangeObserver) -> float:
+    """Choose how a tensor's range becomes its scale."""
+    if name in WIDE_SCALES:
+        return observer.peak_scale(16, WIDE_HEADROOM)
+    return observer.searched_scale(8) if name.endswith(SEARCHED) else observer.peak_scale(8)
 
 
 def convert(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
 NUM_BINS = 4096
 RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 """Candidates for the largest representable magnitude, relative to the largest observed. Ties go to the largest."""
-WIDE_HEADROOM = 1.25
-"""int16 tensors have resolution to spare: leave room for what calibration did not see."""
 
 
 class RangeObserver:
@@ -41,30 +37,25 @@ class RangeObserver:
         bins = np.minimum((magnitude * (NUM_BINS / self._limit)).astype(np.int64), NUM_BINS - 1)
         self._counts += np.bincount(bins, minlength=NUM_BINS)
 
-    def scale(self, bits: int) -> float:
-        """Value of one code of a signed tensor of `bits` bits; 1.0 if only zeros were seen.
+    def peak_scale(self, bits: int, headroom: float = 1.0) -> float:
+        """Value of one code of a tensor of `bits` bits that holds headroom * peak; 1.0 if only zeros were seen."""
+        return self.peak * headroom / _top(bits) if self.peak > 0 else 1.0
 
-        8 bits: the candidate of RATIOS with the least squared error over the histogram. 16 bits: the peak with
-        headroom. Raises ValueError for other widths.
-        """
-        if bits not in (8, 16):
-            raise ValueError(f"bits must be 8 or 16, not {bits!r}")
+    def searched_scale(self, bits: int) -> float:
+        """The candidate of RATIOS with the least squared error of rounding and clipping to `bits` <= 8 bits."""
+        if not 2 <= bits <= 8:
+            raise ValueError(f"bits must be in 2..8, the resolution of the histogram, not {bits!r}")
         if self.peak == 0.0:
             return 1.0
-        top = (1 << (bits - 1)) - 1
-        if bits == 16:
-            return self.peak * WIDE_HEADROOM / top
-        return least_error_scale(
-            self._counts, self._limit / NUM_BINS, [self.peak * ratio / top for ratio in RATIOS], top
-        )
+        centre = (np.arange(NUM_BINS) + 0.5) * (self._limit / NUM_BINS)
+
+        def error(scale: float) -> float:
+            restored = np.minimum(np.round(centre / scale), _top(bits)) * scale
+            return float((self._counts * (centre - restored) ** 2).sum())
+
+        return min((self.peak_scale(bits, ratio) for ratio in RATIOS), key=error)
 
 
-def least_error_scale(counts: NDArray[np.int64], bin_width: float, scales: Iterable[float], top: int) -> float:
-    """The first of `scales` whose rounding and clipping at code `top` gives the least squared error on a histogram."""
-    centre = (np.arange(len(counts)) + 0.5) * bin_width
-
-    def error(scale: float) -> float:
-        restored = np.minimum(np.round(centre / scale), top) * scale
-        return float((counts * (centre - restored) ** 2).sum())
-
-    return min(scales, key=error)
+def _top(bits: int) -> int:
+    """Largest signed code."""
+    return (1 << (bits - 1)) - 1

@@ -94,6 +94,12 @@ def test_softmax_ignores_invalid_columns() -> None:
         assert (exponential[row, valid[row]] == alone).all() and row_sum[row] == alone_sum
 
 
+def test_softmax_peak_is_that_of_the_valid_columns() -> None:
+    score = np.array([[-30000, 12, -29744, 0], [-32768, 32767, 32767, 32767]])
+    exponential, row_sum = approx.softmax_rows(score, np.array([[True, False, True, False], [True] + 3 * [False]]))
+    assert exponential.tolist() == [[64, 0, 127, 0], [127, 0, 0, 0]] and row_sum.tolist() == [191, 127]
+
+
 @pytest.mark.parametrize(("mult", "shift"), [(1 << 15, 0), (1 << 15, 15), (65535, 31), (45678, 20)])
 def test_row_scale_divides(mult: int, shift: int) -> None:
     row_sum = np.arange(1, 1 << 17)

@@ -11,7 +11,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quant.bounds import accumulator_bound, named_linears, named_norms, norm_bound, prove_bounds
+from quant.bounds import (
+    MAX_EMBED_DIM,
+    MAX_TOKENS,
+    accumulator_bound,
+    named_linears,
+    named_norms,
+    norm_bound,
+    prove_bounds,
+)
 from quant.config import NetworkConfig
 from quant.network import IntegerNetwork, LinearLayer, NormLayer
 from quant.synthetic import random_network
@@ -85,5 +93,6 @@ def test_a_norm_beyond_the_bound_is_named(network: IntegerNetwork, name: str) ->
     [({"image_size": 34}, "num_tokens must be at most 256, not 290"), ({"embed_dim": 1032}, "embed_dim must be at")],
 )
 def test_sizes_without_a_proof_are_refused(network: IntegerNetwork, change: dict[str, int], message: str) -> None:
+    assert (MAX_TOKENS, MAX_EMBED_DIM) == (256, 1024)
     with pytest.raises(ValueError, match=message):
         prove_bounds(replace(network, config=replace(CONFIG, **change)))
