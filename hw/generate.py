@@ -11,14 +11,8 @@ from pathlib import Path
 from amaranth.back import verilog
 
 from hw.config import AccelConfig
-from hw.rtl.drain_element import DrainElement
-from hw.rtl.gemm_array import GemmColumn
+from hw.rtl.modules import make_modules
 from hw.rtl.packed_dot import Multiplier
-from hw.rtl.top import Top
-
-TOP_MODULE = "heatvit_core"
-COLUMN_MODULE = "heatvit_gemm_column"
-ELEMENT_MODULE = "heatvit_drain_element"
 
 MULTIPLIERS: dict[str, Multiplier] = {"behavioural": Multiplier.BEHAVIOURAL, "dsp48": Multiplier.DSP48E2}
 """How multipliers are written: as plain arithmetic, for simulation, or as DSP48E2 instances, for synthesis."""
@@ -45,22 +39,16 @@ def generate(config: AccelConfig, folder: Path, dsp: str = "behavioural") -> Ver
     """
     if dsp not in MULTIPLIERS:
         raise ValueError(f"dsp must be one of {', '.join(MULTIPLIERS)}, not {dsp!r}")
-    multiplier = MULTIPLIERS[dsp]
-    # The repeated modules are elaborated once and instantiated: a large array would take minutes otherwise.
-    modules = {
-        COLUMN_MODULE: GemmColumn(config, multiplier),
-        ELEMENT_MODULE: DrainElement(),
-        TOP_MODULE: Top(config, multiplier, COLUMN_MODULE, ELEMENT_MODULE),
-    }
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     sources = []
-    for name, component in modules.items():
+    for name, component in make_modules(config, MULTIPLIERS[dsp]).items():
         # Source locations would make the text depend on where the repository lies.
         text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
         digest.update(f"{name}.v {len(text)}\n{text}".encode())
         sources.append(_write_whole(folder / f"{name}.v", text))
-    return VerilogFiles(TOP_MODULE, tuple(sources), (COLUMN_MODULE, ELEMENT_MODULE), digest.hexdigest())
+    *separate, top = (path.stem for path in sources)
+    return VerilogFiles(top, tuple(sources), tuple(separate), digest.hexdigest())
 
 
 def _write_whole(path: Path, text: str) -> Path:

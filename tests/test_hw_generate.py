@@ -16,8 +16,9 @@ import pytest
 from amaranth.back import verilog
 
 from hw.config import CONFIGS
-from hw.generate import COLUMN_MODULE, ELEMENT_MODULE, TOP_MODULE, generate
+from hw.generate import generate
 from hw.rtl.axi import axi4_signature, axi_lite_signature
+from hw.rtl.modules import COLUMN_MODULE, ELEMENT_MODULE, EXP_MODULE, NORM_MODULE, TOP_MODULE
 from hw.rtl.top import CONTROL_PREFIX, memory_prefix
 
 TINY = CONFIGS["tiny"]
@@ -34,8 +35,9 @@ def modules(path):
 
 
 def test_sources(tiny):
-    assert [path.name for path in tiny.sources] == [f"{COLUMN_MODULE}.v", f"{ELEMENT_MODULE}.v", f"{TOP_MODULE}.v"]
-    assert tiny.top == TOP_MODULE and tiny.separate_modules == (COLUMN_MODULE, ELEMENT_MODULE)
+    assert tiny.top == TOP_MODULE
+    assert tiny.separate_modules == (COLUMN_MODULE, ELEMENT_MODULE, NORM_MODULE, EXP_MODULE)
+    assert [path.name for path in tiny.sources] == [f"{name}.v" for name in (*tiny.separate_modules, tiny.top)]
     assert sorted(path.name for path in tiny.sources[0].parent.iterdir()) == sorted(path.name for path in tiny.sources)
     names = [name for path in tiny.sources for name in modules(path)]
     assert len(set(names)) == len(names)
@@ -44,9 +46,9 @@ def test_sources(tiny):
 
 
 def test_repeated_modules_are_instances(tiny):
-    text = tiny.sources[-1].read_text()
-    assert len(re.findall(rf"^\s+{COLUMN_MODULE} ", text, re.MULTILINE)) == TINY.columns
-    assert len(re.findall(rf"^\s+{ELEMENT_MODULE} ", text, re.MULTILINE)) == TINY.rows * TINY.depth
+    counts = dict.fromkeys((ELEMENT_MODULE, NORM_MODULE, EXP_MODULE), TINY.rows * TINY.depth)
+    for module, count in {COLUMN_MODULE: TINY.columns, **counts}.items():
+        assert len(re.findall(rf"^\s+{module} ", tiny.sources[-1].read_text(), re.MULTILINE)) == count
 
 
 def test_top_has_the_pins_of_its_signature(tiny):
@@ -85,9 +87,8 @@ def test_digest_is_reproducible(tiny, tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Replace components and back end by their names and arguments, for tests of the files around them."""
-    for component in ("Top", "GemmColumn", "DrainElement"):
-        monkeypatch.setattr(f"hw.generate.{component}", lambda *arguments: arguments)
+    """Replace components and back end by their arguments, for tests of the files around them."""
+    monkeypatch.setattr("hw.generate.make_modules", lambda *arguments: dict.fromkeys(("block", "top"), arguments))
     monkeypatch.setattr(verilog, "convert", lambda arguments, **_: repr(arguments))
 
 

@@ -3,7 +3,7 @@
 Pin names and widths: AMBA AXI Protocol Specification (ARM IHI 0022), lower case without the interface prefix.
 """
 
-from amaranth.lib import data, enum
+from amaranth.lib import data
 from amaranth.lib.wiring import In, Out, Signature
 
 from hw.regmap import ADDRESS_BITS
@@ -19,15 +19,6 @@ BLOCK_BYTES = 64
 
 BURST_BLOCKS = 4
 """A burst ends at the next multiple of 256 bytes: it cannot cross a 4 KiB boundary, and has 64 beats at most."""
-
-
-class Response(enum.Enum, shape=2):
-    """RRESP and BRESP; both errors have the high bit set."""
-
-    OKAY = 0
-    EXOKAY = 1
-    SLVERR = 2
-    DECERR = 3
 
 
 def axi_lite_signature():

@@ -40,9 +40,14 @@ class BurstSplitter(wiring.Component):
     idle : Out(1) - every burst has been taken.
     """
 
-    i: In(stream.Signature(transfer_layout))
-    o: Out(stream.Signature(burst_layout))
-    idle: Out(1)
+    def __init__(self):
+        super().__init__(
+            {
+                "i": In(stream.Signature(transfer_layout)),
+                "o": Out(stream.Signature(burst_layout)),
+                "idle": Out(1),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

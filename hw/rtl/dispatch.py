@@ -35,15 +35,20 @@ class Dispatcher(wiring.Component):
     pending : Out(1), index : Out(32) - whether a descriptor is unfinished, and the index of the oldest one.
     """
 
-    i: In(stream.Signature(job_layout))
-    command: Out(stream.Signature(descriptor_layout))
-    counts: In(counts_layout)
-    done: In(1)
-    count: Out(COUNT_WIDTH)
-    busy: Out(1)
-    waiting: Out(1)
-    pending: Out(1)
-    index: Out(32)
+    def __init__(self):
+        super().__init__(
+            {
+                "i": In(stream.Signature(job_layout)),
+                "command": Out(stream.Signature(descriptor_layout)),
+                "counts": In(counts_layout),
+                "done": In(1),
+                "count": Out(COUNT_WIDTH),
+                "busy": Out(1),
+                "waiting": Out(1),
+                "pending": Out(1),
+                "index": Out(32),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

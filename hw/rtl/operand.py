@@ -29,11 +29,16 @@ class TileWalk(wiring.Component):
     o : Out(stream of step_layout);  idle : Out(1) - every step has been taken.
     """
 
-    start: In(1)
-    row_tiles: In(ROW_TILE_WIDTH)
-    words: In(ADDRESS_WIDTH)
-    o: Out(stream.Signature(step_layout))
-    idle: Out(1)
+    def __init__(self):
+        super().__init__(
+            {
+                "start": In(1),
+                "row_tiles": In(ROW_TILE_WIDTH),
+                "words": In(ADDRESS_WIDTH),
+                "o": Out(stream.Signature(step_layout)),
+                "idle": Out(1),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

@@ -12,7 +12,7 @@ from hw.rtl.fetch import Fetch
 from hw.rtl.ports import descriptor_layout
 from hw.rtl.transfer import BLOCK_BITS
 
-status_layout = data.StructLayout({flag.name.lower(): 1 for flag in Status})
+status_layout = data.StructLayout({name.lower(): 1 for name in Status.__members__})
 """STATUS as the host reads it."""
 
 cycles_layout = data.ArrayLayout(32, len(Unit))

@@ -1,5 +1,8 @@
 """The accelerator: units, memories, sequencer and bus ports wired together behind flat pins."""
 
+from dataclasses import dataclass
+from typing import Any
+
 from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Flow, In, Out, connect
@@ -28,6 +31,19 @@ def memory_prefix(port):
     return f"m_axi_gmem{port}_"
 
 
+@dataclass(frozen=True)
+class SeparateModules:
+    """Names of the Verilog modules of blocks that occur many times; None elaborates a block wherever it occurs."""
+
+    column: str | None = None
+    element: str | None = None
+    norm: str | None = None
+    exp: str | None = None
+
+
+IN_PLACE = SeparateModules()
+
+
 class Top(wiring.Component):
     """The core as the block design sees it: one clock, one reset, AXI4-Lite in, AXI4 out, one interrupt.
 
@@ -42,16 +58,8 @@ class Top(wiring.Component):
     interrupt : Out(1) - a run has ended and IRQ_ENABLE is set; until the next start.
     """
 
-    def __init__(
-        self,
-        config: AccelConfig,
-        multiplier: Multiplier,
-        column_module: str | None = None,
-        element_module: str | None = None,
-    ):
-        """Take the names of modules generated separately, as Gemm does."""
-        self._config = config
-        self._gemm = Gemm(config, multiplier, column_module, element_module)
+    def __init__(self, config: AccelConfig, multiplier: Multiplier, separate: SeparateModules = IN_PLACE):
+        self._config, self._multiplier, self._separate = config, multiplier, separate
         members = {"clk": In(1), "rst": In(1), "interrupt": Out(1)}
         for name, member in axi_lite_signature().flip().members.items():
             members[CONTROL_PREFIX + name] = member
@@ -70,11 +78,12 @@ class Top(wiring.Component):
         m.submodules.csr = csr = Csr(config)
         m.submodules.sequencer = sequencer = Sequencer(config.axi_bytes)
         m.d.comb += unit.rst.eq(sequencer.unit_reset)
-        units = {
+        separate = self._separate
+        units: dict[Unit, Any] = {
             Unit.LOAD: LoadUnit(config),
             Unit.OPERAND: OperandUnit(config),
-            Unit.GEMM: self._gemm,
-            Unit.VECTOR: VectorUnit(config),
+            Unit.GEMM: Gemm(config, self._multiplier, separate.column, separate.element),
+            Unit.VECTOR: VectorUnit(config, separate.norm, separate.exp),
             Unit.STORE: StoreUnit(config),
         }
         for name, component in units.items():
