@@ -48,8 +48,13 @@ class BatchInference:
 
 
 def run_batch(net: TorchLayers, pictures_u8: Tensor) -> BatchInference:
-    """Run uint8 pictures (B, in_chans, image_size, image_size)."""
+    """Run uint8 pictures (B, in_chans, image_size, image_size). Raises ValueError for another type or shape."""
     config, patches = net.config, slice(1, net.config.num_tokens)
+    size = (config.in_chans, config.image_size, config.image_size)
+    if pictures_u8.dtype != torch.uint8 or pictures_u8.shape[1:] != size:
+        raise ValueError(
+            f"pictures must be uint8 batches of {size}, not {pictures_u8.dtype} {tuple(pictures_u8.shape)}"
+        )
     tokens = _embed(net, pictures_u8)
     masks: list[Tensor] = []
     scores: list[Tensor] = []

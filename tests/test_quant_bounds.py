@@ -94,5 +94,6 @@ def test_a_norm_beyond_the_bound_is_named(network: IntegerNetwork, name: str) ->
 )
 def test_sizes_without_a_proof_are_refused(network: IntegerNetwork, change: dict[str, int], message: str) -> None:
     assert (MAX_TOKENS, MAX_EMBED_DIM) == (256, 1024)
+    prove_bounds(replace(network, config=replace(CONFIG, embed_dim=1024)))
     with pytest.raises(ValueError, match=message):
         prove_bounds(replace(network, config=replace(CONFIG, **change)))

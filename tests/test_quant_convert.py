@@ -211,6 +211,14 @@ def test_a_block_that_cannot_be_quantized_is_named() -> None:
         convert(state, CONFIG, pictures(rng, CONFIG, 2), MEAN, STD)
 
 
+def test_wrong_pictures_are_refused() -> None:
+    rng = np.random.default_rng(9)
+    state, batch = random_parameters(rng, CONFIG), pictures(rng, CONFIG, 2)
+    for wrong in (batch.astype(np.float32), batch[:, :, 1:], batch[:, :1]):
+        with pytest.raises(ValueError, match=r"^pictures must be uint8 batches of \(3, 8, 8\), not torch\."):
+            convert(state, CONFIG, wrong, MEAN, STD)
+
+
 def test_calibration_needs_pictures_and_a_channel_each() -> None:
     rng = np.random.default_rng(7)
     state = random_parameters(rng, replace(CONFIG, selectors=()))
