@@ -3,7 +3,7 @@
 Testpoints: ID and hash; every register by its access kind: host registers keep what was written and reach the core,
 core registers show the core's value and ignore writes; write strobes; CONTROL pulses START and ABORT for one cycle
 and keeps IRQ_ENABLE; outside the map reads 0 and changes nothing; address and data in any order; stalled responses
-hold and are not lost.
+hold and are not lost, and the next access waits for them.
 """
 
 from random import Random
@@ -127,5 +127,33 @@ def test_reads_without_a_pause():
             assert ctx.get(csr.bus.rvalid)
             values.append(ctx.get(csr.bus.rdata))
         assert values == [0xC0DE0000 + index for index in range(len(INPUTS))]
+
+    simulate(testbench)
+
+
+def test_an_access_waits_for_the_response_before_it():
+    async def testbench(ctx, csr):
+        bus, watchdog = csr.bus, REGISTERS["WATCHDOG"].offset
+        ctx.set(bus.awaddr, watchdog)
+        ctx.set(bus.wdata, 1)
+        ctx.set(bus.wstrb, 0b1111)
+        ctx.set(bus.awvalid, 1)
+        ctx.set(bus.wvalid, 1)
+        await ctx.tick()
+        ctx.set(bus.wdata, 2)
+        for _ in range(3):
+            assert (ctx.get(bus.bvalid), ctx.get(bus.awready), ctx.get(bus.wready)) == (1, 0, 0)
+            assert ctx.get(csr.watchdog) == 1
+            await ctx.tick()
+        ctx.set(bus.awvalid, 0)
+        ctx.set(bus.wvalid, 0)
+        ctx.set(bus.bready, 1)
+        ctx.set(bus.araddr, watchdog)
+        ctx.set(bus.arvalid, 1)
+        await ctx.tick()
+        ctx.set(bus.araddr, REGISTERS["ID"].offset)
+        for _ in range(3):
+            assert (ctx.get(bus.rvalid), ctx.get(bus.arready), ctx.get(bus.rdata)) == (1, 0, 1)
+            await ctx.tick()
 
     simulate(testbench)

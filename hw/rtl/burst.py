@@ -128,7 +128,7 @@ class BurstReader(wiring.Component):
             self.bursts.ready.eq(can_issue),
             self.idle.eq(outstanding == 0),
             fifo.i.payload.eq(self.r.payload),
-            fifo.i.valid.eq(self.r.valid & ~self.flush),
+            fifo.i.valid.eq(self.r.valid),
         ]
         connect(m, fifo.o, flipped(self.beats))
         m.d.sync += [
