@@ -3,7 +3,7 @@
 Testpoints: patch order; name, shape and type of every tap; every tap recomputed from earlier taps by loops over heads
 with int64 products; operands at -128 are clipped where they act as weights; no taps on request and the same logits;
 all pruned, none pruned, ties, a package carried into a stage that prunes nothing, and one into a stage that prunes
-all; the fast product is exact at its depth limits; wrong pictures are refused.
+all; GELU's input saturates; the fast product is exact at its depth limits; wrong pictures are refused.
 """
 
 from __future__ import annotations
@@ -269,6 +269,18 @@ def test_operands_that_act_as_weights_are_clipped() -> None:
     taps = check_every_tap(network, random_picture(rng, CONFIG))
     assert (taps["blocks.0.attn.v"] == -128).all() and (taps["selectors.0.local"] == -128).all()
     assert (taps["blocks.0.attn.context"] == -127).all() and (taps["selectors.0.pooled"] == -127).all()
+
+
+def test_gelu_input_saturates_at_16_bits() -> None:
+    wide = LinearLayer(
+        np.zeros((2, 3), np.int8),
+        np.array([1 << 30, -(1 << 30)], np.int32),
+        np.full(2, 1 << 15, np.uint16),
+        np.zeros(2, np.uint8),
+    )
+    # With half an erf the limits 32 and -32 become 24 and -8; the last shift leaves steps of a half.
+    out = layers.gelu_linear(np.zeros((1, 3), np.int64), GeluLayer(wide, 1, 25), *approx.gelu_constants(0.5))
+    assert out.tolist() == [[48, -16]]
 
 
 @pytest.mark.parametrize("depth", [1, layers.FLOAT32_DEPTH, layers.FLOAT32_DEPTH + 1, 4096])
