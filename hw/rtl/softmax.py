@@ -13,7 +13,7 @@ from hw.rtl.delay import delay
 from hw.rtl.exp_channel import ExpChannel
 from hw.rtl.ports import ROW_SCALE_ENTRY, descriptor_layout
 from hw.rtl.repeat import place
-from hw.rtl.row_scale import SUM_BITS, RowScale
+from hw.rtl.row_scale import SUM_BITS, RowScale, row_scale_job
 from hw.rtl.tree import reduce_tree
 from hw.rtl.write_queue import WriteQueue, walk_write_layout
 
@@ -51,57 +51,45 @@ class Softmax(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes, depth = self._config.rows, self._config.depth
-        m.submodules.wide_walk = wide_walk = AddressWalk(passes=2)
-        m.submodules.act_walk = act_walk = AddressWalk()
-        m.submodules.scale_walk = scale_walk = AddressWalk()
         m.submodules.queue = queue = WriteQueue(8 * self._config.act_bytes, lanes)
         m.submodules.row_scale = row_scale = RowScale(lanes)
-        connect(m, wide_walk.o, flipped(self.wide_addresses))
-        connect(m, act_walk.o, queue.addresses)
         connect(m, queue.writes, flipped(self.act_writes))
 
         # Command
         command = self.command.payload
         is_uniform = command.opcode == Opcode.UNIFORM
         do_start = self.command.valid & self.command.ready
-        words, tiles = Signal(9), Signal(9)
-        tiles_left = Signal(9, reset_less=True)
-        mult, shift = Signal(16, reset_less=True), Signal(6, reset_less=True)
-        m.d.comb += [
-            words.eq((self.live + depth - 1) // depth),
-            tiles.eq(Mux(is_uniform, 1, (self.live + lanes - 1) // lanes)),
-        ]
+        tiles, tiles_left = Signal(9), Signal(9, reset_less=True)
+        m.d.comb += tiles.eq(Mux(is_uniform, 1, (self.live + lanes - 1) // lanes))
+        scale_job = Signal(row_scale_job(lanes), reset_less=True)
+        m.d.comb += row_scale.i.payload.eq(scale_job)
         with m.If(do_start):
-            m.d.sync += [tiles_left.eq(tiles), mult.eq(command.mult), shift.eq(command.shift)]
-        for walk, base, stride, count in (
-            (wide_walk, command.src_base, command.src_stride, words),
-            (act_walk, command.dst_base, command.dst_stride, words),
-            (scale_walk, command.row_base, 1, 1),
-        ):
-            m.d.comb += [
-                walk.i.valid.eq(do_start),
-                walk.i.payload.base.eq(base),
-                walk.i.payload.inner_step.eq(1),
-                walk.i.payload.inner_count.eq(count),
-                walk.i.payload.outer_step.eq(stride),
-                walk.i.payload.outer_count.eq(tiles),
+            m.d.sync += [
+                tiles_left.eq(tiles),
+                scale_job.mult.eq(command.mult),
+                scale_job.shift.eq(command.shift),
             ]
-        m.d.comb += wide_walk.i.valid.eq(do_start & ~is_uniform)
+        self._walk(m, do_start, is_uniform, tiles, queue, row_scale)
 
         # Control
         take_peak, take_exp, take_uniform = Signal(), Signal(), Signal()
-        take = take_peak | take_exp | take_uniform
+        take_out = take_exp | take_uniform
         columns_left = Signal(range(self._config.max_tokens + 1), reset_less=True)
         is_first = Signal(reset_less=True)
         is_last = columns_left <= depth
-        with m.If(do_start | (take & is_last)):
+        with m.If(do_start | ((take_peak | take_out) & is_last)):
             m.d.sync += [columns_left.eq(self.live), is_first.eq(1)]
-        with m.Elif(take):
+        with m.Elif(take_peak | take_out):
             m.d.sync += [columns_left.eq(columns_left - depth), is_first.eq(0)]
 
-        # The sums of a tile are owed to the row scale from its last exponential until they are handed over.
+        # The sums of a row tile are owed to the row scale from its last exponential until they are handed over.
         is_scale_owed, is_sum_complete = Signal(), Signal()
-        do_scale = row_scale.i.valid & row_scale.i.ready
+        m.d.comb += row_scale.i.valid.eq(is_sum_complete)
+        with m.If(take_out & is_last):
+            m.d.sync += is_scale_owed.eq(1)
+        with m.If(row_scale.i.valid & row_scale.i.ready):
+            m.d.sync += [is_scale_owed.eq(0), is_sum_complete.eq(0)]
+
         is_peaking = Signal(2)
         m.d.sync += is_peaking.eq(Cat(take_peak, is_peaking))
         with m.FSM():
@@ -135,16 +123,64 @@ class Softmax(wiring.Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "Idle"
 
-        # Datapath
-        is_valid = Signal(depth)
+        is_valid = Cat(position < columns_left for position in range(depth))
+        exponentials, do_complete = self._compute(
+            m, is_valid, is_peaking[1], take_exp, take_uniform, is_first, is_last, scale_job.sums
+        )
+        with m.If(do_complete):
+            m.d.sync += is_sum_complete.eq(1)
+        # UNIFORM counts every live token but CLS, which is column 0 of the first word.
+        is_counted = Cat(is_valid[0] & ~is_first, is_valid[1:])
+        uniform = Cat(Cat(is_counted[position], Const(0, 7)) for position in range(depth))
         is_exp_out = delay(m, take_exp, ExpChannel.LATENCY, name="is_exp_out", reset_less=False)
-        sum_exp = delay(m, is_exp_out, 1, name="sum_exp", reset_less=False)
-        sum_first = delay(m, is_first, ExpChannel.LATENCY + 1, name="sum_first")
-        sum_last = delay(m, is_last, ExpChannel.LATENCY + 1, name="sum_last")
-        peak_first = delay(m, is_first, 2, name="peak_first")
-        m.d.comb += is_valid.eq(Cat(position < columns_left for position in range(depth)))
-        words_in = data.View(data.ArrayLayout(signed(16), lanes * depth), self.wide_words.payload)
-        sums = Signal(data.ArrayLayout(SUM_BITS, lanes), reset_less=True)
+        m.d.comb += [
+            queue.reserve.eq(take_out),
+            queue.push.eq(is_exp_out | take_uniform),
+            queue.data.eq(Mux(take_uniform, uniform.replicate(lanes), exponentials)),
+        ]
+        return m
+
+    def _walk(self, m, do_start, is_uniform, tiles, queue, row_scale):
+        """Form all addresses, and write each result of the row scale."""
+        command, depth = self.command.payload, self._config.depth
+        m.submodules.wide_walk = wide_walk = AddressWalk(passes=2)
+        m.submodules.act_walk = act_walk = AddressWalk()
+        m.submodules.scale_walk = scale_walk = AddressWalk()
+        words = Signal(9)
+        m.d.comb += words.eq((self.live + depth - 1) // depth)
+        for walk, base, stride, count in (
+            (wide_walk, command.src_base, command.src_stride, words),
+            (act_walk, command.dst_base, command.dst_stride, words),
+            (scale_walk, command.row_base, 1, 1),
+        ):
+            m.d.comb += [
+                walk.i.valid.eq(do_start),
+                walk.i.payload.base.eq(base),
+                walk.i.payload.inner_step.eq(1),
+                walk.i.payload.inner_count.eq(count),
+                walk.i.payload.outer_step.eq(stride),
+                walk.i.payload.outer_count.eq(tiles),
+            ]
+        m.d.comb += wide_walk.i.valid.eq(do_start & ~is_uniform)
+        connect(m, wide_walk.o, flipped(self.wide_addresses))
+        connect(m, act_walk.o, queue.addresses)
+        m.d.comb += [
+            self.row_scale_writes.valid.eq(row_scale.o.valid),
+            self.row_scale_writes.payload.address.eq(scale_walk.o.payload),
+            self.row_scale_writes.payload.data.eq(row_scale.o.payload),
+            self.row_scale_writes.payload.enable.eq(~0),
+            row_scale.o.ready.eq(self.row_scale_writes.ready),
+            scale_walk.o.ready.eq(row_scale.o.valid & row_scale.o.ready),
+        ]
+
+    def _compute(self, m, is_valid, accumulate_peak, take_exp, take_uniform, is_first, is_last, sums):
+        """Add the datapath, free running behind the `take` marks; return the exponentials, and when `sums` complete."""
+        lanes, depth = self._config.rows, self._config.depth
+        accumulate_sum = delay(m, take_exp, ExpChannel.LATENCY + 1, name="accumulate_sum", reset_less=False)
+        is_first_sum = delay(m, is_first, ExpChannel.LATENCY + 1, name="is_first_sum")
+        is_last_sum = delay(m, is_last, ExpChannel.LATENCY + 1, name="is_last_sum")
+        is_first_peak = delay(m, is_first, 2, name="is_first_peak")
+        words = data.View(data.ArrayLayout(signed(16), lanes * depth), self.wide_words.payload)
 
         def larger(left, right):
             result = Signal(signed(16), name="larger")
@@ -160,7 +196,7 @@ class Softmax(wiring.Component):
             for position in range(depth):
                 channel = place(m, f"channel_{lane}_{position}", ExpChannel, self._channel_module)
                 m.d.comb += [
-                    channel.x.eq(words_in[lane * depth + position]),
+                    channel.x.eq(words[lane * depth + position]),
                     channel.is_valid.eq(is_valid[position]),
                     channel.peak.eq(peak),
                 ]
@@ -169,40 +205,12 @@ class Softmax(wiring.Component):
                 word_peak.eq(reduce_tree(larger, (channel.score for channel in channels))),
                 word_sum.eq(reduce_tree(add, (channel.y for channel in channels))),
             ]
-            with m.If(is_peaking[1]):
-                m.d.sync += peak.eq(Mux(peak_first | (word_peak > peak), word_peak, peak))
-            with m.If(sum_exp):
-                m.d.sync += sums[lane].eq(word_sum + Mux(sum_first, 0, sums[lane]))
+            row_sum = sums[lane]
+            with m.If(accumulate_peak):
+                m.d.sync += peak.eq(Mux(is_first_peak | (word_peak > peak), word_peak, peak))
+            with m.If(accumulate_sum):
+                m.d.sync += row_sum.eq(word_sum + Mux(is_first_sum, 0, row_sum))
             with m.If(take_uniform):
-                m.d.sync += sums[lane].eq(self.live - 1)
+                m.d.sync += row_sum.eq(self.live - 1)
             exponentials += [Cat(channel.y, Const(0, 1)) for channel in channels]
-
-        # Every live token but CLS, which is column 0 of the first word.
-        is_counted = Cat(is_valid[0] & ~is_first, is_valid[1:])
-        uniform = Cat(Cat(is_counted[position], Const(0, 7)) for position in range(depth))
-        m.d.comb += [
-            queue.reserve.eq(take_exp | take_uniform),
-            queue.push.eq(is_exp_out | take_uniform),
-            queue.data.eq(Mux(take_uniform, uniform.replicate(lanes), Cat(exponentials))),
-        ]
-
-        # Row scale
-        with m.If((take_exp | take_uniform) & is_last):
-            m.d.sync += is_scale_owed.eq(1)
-        with m.If((sum_exp & sum_last) | (take_uniform & is_last)):
-            m.d.sync += is_sum_complete.eq(1)
-        with m.If(do_scale):
-            m.d.sync += [is_scale_owed.eq(0), is_sum_complete.eq(0)]
-        m.d.comb += [
-            row_scale.i.valid.eq(is_sum_complete),
-            row_scale.i.payload.sums.eq(sums),
-            row_scale.i.payload.mult.eq(mult),
-            row_scale.i.payload.shift.eq(shift),
-            self.row_scale_writes.valid.eq(row_scale.o.valid),
-            self.row_scale_writes.payload.address.eq(scale_walk.o.payload),
-            self.row_scale_writes.payload.data.eq(row_scale.o.payload),
-            self.row_scale_writes.payload.enable.eq(~0),
-            row_scale.o.ready.eq(self.row_scale_writes.ready),
-            scale_walk.o.ready.eq(row_scale.o.valid & row_scale.o.ready),
-        ]
-        return m
+        return Cat(exponentials), (accumulate_sum & is_last_sum) | (take_uniform & is_last)
