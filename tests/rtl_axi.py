@@ -32,12 +32,19 @@ class AxiMemory:
         return any(address < block + 64 and block < address + size for block in blocks)
 
 
-def check_burst(address, beats, axi_bytes, size, kind):
+def check_burst(address, beats, axi_bytes, size, kind, cache):
     """Assert what AXI and the core's own rules demand of an address phase."""
     assert kind == 1 and 1 << size == axi_bytes  # INCR, full width
+    assert cache == 0b0011  # bufferable, modifiable: the bridges of the block design may merge beats
     assert address % 64 == 0
     assert beats * axi_bytes <= 256
     assert address // 4096 == (address + beats * axi_bytes - 1) // 4096
+
+
+def check_held(waiting, valid, ready, *payload):
+    """Assert that what was offered in the last cycle without being taken is offered again; return what is now."""
+    assert waiting is None or (valid and waiting == payload)
+    return payload if valid and not ready else None
 
 
 def axi_reads(pins, memory, port=0, *, axi_bytes, seed=0, latency=3):
@@ -46,7 +53,7 @@ def axi_reads(pins, memory, port=0, *, axi_bytes, seed=0, latency=3):
     async def testbench(ctx):
         random = Random(seed)
         queues = {0: deque(), 1: deque()}  # of (cycle from which it may be answered, address, beats left)
-        held = None
+        held = waiting = None
         cycle = 0
         while True:
             is_hung = memory.is_hung
@@ -63,16 +70,18 @@ def axi_reads(pins, memory, port=0, *, axi_bytes, seed=0, latency=3):
                     ctx.set(pins.rlast, left == 1)
             ctx.set(pins.rvalid, held is not None)
             sampled = await ctx.tick().sample(
-                pins.arvalid, pins.arready, pins.arid, pins.araddr, pins.arlen, pins.arsize, pins.arburst, pins.rready
+                *(pins.arvalid, pins.arready, pins.arid, pins.araddr, pins.arlen, pins.arsize, pins.arburst),
+                *(pins.arcache, pins.rready),
             )
-            ar_valid, ar_ready, id_, address, length, size, kind, r_ready = sampled[2:]
+            ar_valid, ar_ready, id_, address, length, size, kind, cache, r_ready = sampled[2:]
+            waiting = check_held(waiting, ar_valid, ar_ready, id_, address, length, size, kind, cache)
             if held is not None and r_ready:
                 due_cycle, beat_address, left = queues[held].popleft()
                 if left > 1:
                     queues[held].appendleft((due_cycle, beat_address + axi_bytes, left - 1))
                 held = None
             if ar_valid and ar_ready:
-                check_burst(address, length + 1, axi_bytes, size, kind)
+                check_burst(address, length + 1, axi_bytes, size, kind, cache)
                 memory.reads.append((port, address, (length + 1) * axi_bytes))
                 queues[id_].append((cycle + latency, address, length + 1))
             cycle += 1
@@ -86,7 +95,7 @@ def axi_writes(pins, memory, port=0, *, axi_bytes, seed=0, latency=3):
     async def testbench(ctx):
         random = Random(seed)
         bursts, beats, answers = deque(), deque(), deque()
-        is_answering = False
+        is_answering, waiting = False, [None, None]
         cycle = 0
         while True:
             is_hung = memory.is_hung
@@ -98,17 +107,18 @@ def axi_writes(pins, memory, port=0, *, axi_bytes, seed=0, latency=3):
                 ctx.set(pins.bresp, answers[0][1])
             ctx.set(pins.bvalid, is_answering)
             sampled = await ctx.tick().sample(
-                *(pins.awvalid, pins.awready, pins.awaddr, pins.awlen, pins.awsize, pins.awburst),
+                *(pins.awvalid, pins.awready, pins.awaddr, pins.awlen, pins.awsize, pins.awburst, pins.awcache),
                 *(pins.wvalid, pins.wready, pins.wdata, pins.wstrb, pins.wlast, pins.bready),
             )
-            aw_valid, aw_ready, address, length, size, kind, w_valid, w_ready, word, strobe, is_last, b_ready = sampled[
-                2:
-            ]
+            aw_valid, aw_ready, address, length, size, kind, cache = sampled[2:9]
+            w_valid, w_ready, word, strobe, is_last, b_ready = sampled[9:]
+            waiting[0] = check_held(waiting[0], aw_valid, aw_ready, address, length, size, kind, cache)
+            waiting[1] = check_held(waiting[1], w_valid, w_ready, word, strobe, is_last)
             if is_answering and b_ready:
                 answers.popleft()
                 is_answering = False
             if aw_valid and aw_ready:
-                check_burst(address, length + 1, axi_bytes, size, kind)
+                check_burst(address, length + 1, axi_bytes, size, kind, cache)
                 memory.writes.append((port, address, (length + 1) * axi_bytes))
                 bursts.append((address, length + 1))
             if w_valid and w_ready:
