@@ -216,6 +216,31 @@ def test_waits_compare_modulo(unit, wait, count, is_due):
     run(dispatcher, testbench)
 
 
+def test_the_next_descriptor_waits_for_itself():
+    """A unit that is always ready gets the first descriptor once, and the second one only when it is due."""
+    dispatcher, issued = Dispatcher(), []
+
+    async def take(ctx):
+        ctx.set(dispatcher.command.ready, 1)
+        async for _, _, valid, tag in ctx.tick().sample(dispatcher.command.valid, dispatcher.command.payload.src_base):
+            if valid:
+                issued.append(tag)
+
+    async def testbench(ctx):
+        for descriptor in (job(Unit.LOAD, 1), job(Unit.LOAD, 2, wait_gemm=1), job(Unit.LOAD, 3)):
+            ctx.set(dispatcher.i.payload.descriptor, vars(descriptor))
+            ctx.set(dispatcher.i.valid, 1)
+            await ctx.tick()
+        ctx.set(dispatcher.i.valid, 0)
+        await ctx.tick().repeat(10)
+        assert issued == [1]
+        ctx.set(dispatcher.counts[Unit.GEMM], 1)
+        await ctx.tick().repeat(10)
+        assert issued == [1, 2, 3]
+
+    run(dispatcher, testbench, backgrounds=[take])
+
+
 def test_completions_are_counted():
     dispatcher = Dispatcher()
     assert len(dispatcher.count) == 16
