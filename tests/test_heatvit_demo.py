@@ -1,8 +1,8 @@
 """The demo from pictures to report on a tiny network, RTL included.
 
 Testpoints: report.json has every promised field with sensible values; RTL, training and golden model agree; the page
-is written beside it; a second run repeats no step and gives the same report; a damaged output, another accelerator or
-another recipe repeats exactly the steps that depend on it.
+is written beside it; a second run repeats no step and gives the same report; a lost output, another accelerator,
+threshold or source repeats exactly the steps that depend on it; an interrupted demo goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from rich.progress import Progress
 
 from heatvit import demo
 from heatvit.demo import DemoSettings, run_demo
+from quant.network import U8, IntegerNetwork
+from quant.reference import run as run_golden
 
 STEPS = ["train", "quantize", "evaluate", "generate", "simulate"]
 
@@ -57,10 +60,62 @@ def repeated(out: Path, settings: DemoSettings) -> set[str]:
     return {name for name, time in stamps(out).items() if time != before[name]}
 
 
+def fake_simulation(network: IntegerNetwork, pictures_u8: U8, *others: Any, **options: Any) -> dict[str, Any]:
+    """What heatvit.hardware.simulate_pictures returns, from the golden model."""
+    return {
+        "images": len(pictures_u8),
+        "mismatches": 0,
+        "layers_compared": 10,
+        "first_divergence": None,
+        "kept_tokens": [run_golden(network, picture_u8).num_tokens for picture_u8 in pictures_u8],
+        "cycles": [100] * len(pictures_u8),
+        "unit_busy": {"gemm": 0.5},
+        "unit_wait": {"gemm": 0.5},
+    }
+
+
+@pytest.mark.slow
+def test_only_what_changed_runs_again(settings: DemoSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "source_digest", lambda packages: "the sources of this test")
+    monkeypatch.setattr(demo, "simulate_pictures", fake_simulation)
+    monkeypatch.setattr(demo, "generate_verilog", lambda *names: {"config_hash": "0x0", "verilog_sha256": "ab"})
+    out = tmp_path / "demo"
+    with Progress(disable=True) as progress:
+        run_demo(out, progress, settings)
+    written = (out / "report.json").read_text()
+    assert repeated(out, settings) == set()
+    assert (out / "report.json").read_text() == written
+    assert repeated(out, replace(settings, rtl_pictures=2)) == {"simulate"}
+    assert repeated(out, replace(settings, rtl_pictures=2, config="demo")) == {"generate", "simulate"}
+    assert repeated(out, replace(settings, rtl_pictures=2, config="demo", thresholds=(0.5,))) == {"evaluate"}
+    last = replace(settings, rtl_pictures=2, config="demo", thresholds=(0.5,))
+    (out / "network.safetensors").unlink()
+    assert repeated(out, last) == {"quantize"}  # gives the same network as before
+    monkeypatch.setattr(demo, "source_digest", lambda packages: "other sources")
+    assert repeated(out, last) == set(STEPS)
+
+
+def test_interrupted_step_runs_again(settings: DemoSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "source_digest", lambda packages: "the sources of this test")
+    monkeypatch.setattr(demo, "generate_verilog", lambda *names: {"config_hash": "0x0", "verilog_sha256": "ab"})
+    monkeypatch.setattr(demo, "simulate_pictures", interrupted)
+    out = tmp_path / "demo"
+    with Progress(disable=True) as progress, pytest.raises(KeyboardInterrupt):
+        run_demo(out, progress, settings)
+    assert not (out / "report.json").exists() and not (out / "stamps" / "simulate.json").exists()
+    trained = (out / "stamps" / "train.json").stat().st_mtime_ns
+    monkeypatch.setattr(demo, "simulate_pictures", fake_simulation)
+    with Progress(disable=True) as progress:
+        run_demo(out, progress, settings)
+    assert (out / "report.json").exists() and (out / "stamps" / "train.json").stat().st_mtime_ns == trained
+
+
 @pytest.mark.slow
 @pytest.mark.verilator
-def test_demo(settings: DemoSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "source_digest", lambda packages: "the sources of this test")
+def test_demo(settings: DemoSettings, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     with Progress(disable=True) as progress:
         report = run_demo(out, progress, settings)
@@ -78,9 +133,3 @@ def test_demo(settings: DemoSettings, tmp_path: Path, monkeypatch: pytest.Monkey
     assert [point["threshold"] for point in written["curve"]] == [0.25, 0.75]
     page = (out / "report.html").read_text()
     assert "0 mismatches" in page and page.count('class="picture"') == 3
-
-    assert repeated(out, settings) == set()
-    assert json.loads((out / "report.json").read_text()) == written
-    assert repeated(out, replace(settings, rtl_pictures=2)) == {"simulate"}
-    (out / "network.safetensors").unlink()
-    assert repeated(out, replace(settings, rtl_pictures=2)) == {"quantize"}  # gives the same network as before
