@@ -2,7 +2,6 @@
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.config import AccelConfig
@@ -12,7 +11,8 @@ from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
 from hw.rtl.package import Package
 from hw.rtl.ports import descriptor_layout, token_read
 from hw.rtl.row_scale import RowScale
-from hw.rtl.selector import DECISION, WEIGHT_FRACTION_BITS, decision_write, verdict_layout
+from hw.rtl.row_unpack import RowUnpack
+from hw.rtl.selector import WEIGHT_FRACTION_BITS, decision_write, verdict_layout
 from hw.rtl.token_list import TokenList
 from hw.rtl.write_queue import walk_write_layout
 from quant.reference import PACKAGE_TOKEN
@@ -65,6 +65,7 @@ class Compact(wiring.Component):
         m = Module()
         lanes, max_tokens = self._config.rows, self._config.max_tokens
         m.submodules.wide_walk = wide_walk = AddressWalk()
+        m.submodules.unpack = unpack = RowUnpack(self._config)
         m.submodules.package = package = Package(self._config.depth)
         m.submodules.row_scale = row_scale = RowScale(1)
         m.submodules.tokens = tokens = TokenList(self._config)
@@ -96,36 +97,21 @@ class Compact(wiring.Component):
             package.shift.eq(row_scale.o.payload[0].shift),
         ]
 
-        # The row tile being moved: its first lane in front, shifted out lane by lane
-        lane_bits = 8 * self._config.wide_bytes // lanes
-        word = Signal(lanes * lane_bits, reset_less=True)
-        verdicts = Signal(data.ArrayLayout(DECISION, lanes), reset_less=True)
-        front = verdicts[0]
-        lanes_left = Signal(range(lanes + 1))
-        unread = Signal.like(self.live, reset_less=True)
-        tile_decisions = self._remember(m, unread)
+        # The next row: a kept one waits for its write, any other is weighed into the package
+        front = unpack.o.payload
         is_moving, is_packing = Signal(), Signal()
-        do_step = Signal()
-        do_take = self.wide_words.valid & self.wide_words.ready
-        is_tile_done = (lanes_left == 0) | (do_step & (lanes_left == 1))
-        is_word_done = is_moving & is_tile_done & (unread == 0)
+        do_step = unpack.o.valid & unpack.o.ready
+        connect(m, flipped(self.wide_words), unpack.words)
         m.d.comb += [
-            do_step.eq(is_moving & (lanes_left != 0) & (~front.is_kept | self.wide_writes.ready)),
-            self.wide_words.ready.eq(is_moving & is_tile_done & (unread != 0)),
+            unpack.start.eq(do_merge),
+            unpack.live.eq(self.live),
+            unpack.decide.eq(self.decide),
+            unpack.decision.eq(self.decision),
+            unpack.o.ready.eq(is_moving & (~front.decision.is_kept | self.wide_writes.ready)),
+            package.row.eq(front.row),
         ]
-        with m.If(do_take):
-            m.d.sync += [
-                word.eq(self.wide_words.payload),
-                verdicts.eq(tile_decisions),
-                lanes_left.eq(Mux(unread < lanes, unread, lanes)),
-                unread.eq(Mux(unread < lanes, 0, unread - lanes)),
-            ]
-        with m.Elif(do_step):
-            m.d.sync += [
-                word.eq(word >> lane_bits),
-                verdicts.eq(verdicts.as_value() >> DECISION.size),
-                lanes_left.eq(lanes_left - 1),
-            ]
+        with m.If(do_step & ~front.decision.is_kept):
+            m.d.comb += package.weight.eq(Mux(is_weightless, 1, front.decision.score[WEIGHT_FRACTION_BITS:]))
 
         # Where the next kept token goes
         source, target = Signal(range(max_tokens), reset_less=True), Signal(range(max_tokens), reset_less=True)
@@ -133,11 +119,11 @@ class Compact(wiring.Component):
         word_address = Signal(WALK_WIDTH, reset_less=True)
         do_write = self.wide_writes.valid & self.wide_writes.ready
         m.d.comb += [
-            self.wide_writes.valid.eq(is_packing | (is_moving & (lanes_left != 0) & front.is_kept)),
+            self.wide_writes.valid.eq(is_packing | (is_moving & unpack.o.valid & front.decision.is_kept)),
             self.wide_writes.payload.address.eq(target_address),
             self.wide_writes.payload.enable.eq(target_lane),
             self.wide_writes.payload.data.eq(
-                Mux(is_packing, package.mean.as_value(), word[:lane_bits]).replicate(lanes)
+                Mux(is_packing, package.mean.as_value(), front.row.as_value()).replicate(lanes)
             ),
         ]
         with m.If(do_step):
@@ -152,14 +138,9 @@ class Compact(wiring.Component):
         with m.Elif(do_next_word):
             m.d.sync += [word_address.eq(word_address + 1), target_address.eq(word_address + 1)]
         with m.If(do_merge | do_next_word):
-            m.d.sync += [unread.eq(self.live), source.eq(0), target.eq(0), target_lane.eq(1)]
+            m.d.sync += [source.eq(0), target.eq(0), target_lane.eq(1)]
 
-        m.d.comb += [
-            package.clear.eq(do_merge | do_next_word),
-            package.row.eq(word[:lane_bits]),
-        ]
-        with m.If(do_step & ~front.is_kept):
-            m.d.comb += package.weight.eq(Mux(is_weightless, 1, front.score[WEIGHT_FRACTION_BITS:]))
+        m.d.comb += package.clear.eq(do_merge | do_next_word)
 
         # Token list: numbered by BEGIN, compacted along with the first channel word
         is_numbering = Signal()
@@ -204,7 +185,7 @@ class Compact(wiring.Component):
             with m.State("Move"):
                 m.d.comb += is_moving.eq(1)
                 m.d.sync += settled.eq(0)
-                with m.If(is_word_done):
+                with m.If(do_step & front.is_last):
                     m.next = "Settle"
             with m.State("Settle"):
                 with m.If(row_scale.o.valid):
@@ -229,21 +210,3 @@ class Compact(wiring.Component):
             with m.State("Fault"):
                 m.d.comb += self.fault.eq(1)
         return m
-
-    def _remember(self, m, unread):
-        """Add the decision memory; return the decisions of the row tile that the next word holds."""
-        lanes = self._config.rows
-        m.submodules.decisions = memory = Memory(
-            shape=data.ArrayLayout(DECISION, lanes), depth=self._config.row_tiles, init=[]
-        )
-        write, read = memory.write_port(), memory.read_port(domain="comb")
-        row_tile = Signal(range(self._config.row_tiles))
-        with m.If(self.wide_words.valid & self.wide_words.ready):
-            m.d.sync += row_tile.eq(Mux(unread <= lanes, 0, row_tile + 1))
-        m.d.comb += [
-            write.en.eq(self.decide),
-            write.addr.eq(self.decision.row_tile),
-            write.data.eq(self.decision.decisions),
-            read.addr.eq(row_tile),
-        ]
-        return read.data
