@@ -55,6 +55,7 @@ class Harness:
 
     def __init__(self, engine, *, memories, written, pause=0.0):
         self.engine = engine
+        self._idle_cycles = 3 if pause else 0  # between commands
         self.module = Module()
         self.module.submodules.engine = engine
         self.backgrounds = []
@@ -77,7 +78,9 @@ class Harness:
         self.backgrounds.append(read_port(reader.port, words, pause=pause, seed=seed))
 
     async def issue(self, ctx, command):
-        """Hand the engine one Descriptor."""
+        """Hand the engine one Descriptor, at once or after a few cycles without one."""
+        for _ in range(self._idle_cycles):
+            await ctx.tick()
         ctx.set(self.engine.command.payload, vars(command))
         ctx.set(self.engine.command.valid, 1)
         await ctx.tick().until(self.engine.command.ready)
