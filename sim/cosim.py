@@ -167,14 +167,10 @@ def make_job(
     """Return the job that runs every picture on the program once."""
     code = JobProgram(program.program_bytes(), program.weights, program.input_bytes, program.output_bytes)
     inputs = (program.pack_input(reference.patchify(network, picture)[1:]) for picture in pictures_u8)
-    return Job(
-        program.config,
-        (code,),
-        tuple(JobRun(0, packed, watchdog_cycles=WATCHDOG_CYCLES) for packed in inputs),
-        # Each descriptor ends within a watchdog period, or the core ends the run itself.
-        timeout_cycles=WATCHDOG_CYCLES * (len(program.descriptors) + 1),
-        stall_seed=stall_seed,
-    )
+    # Each descriptor ends within a watchdog period, or the core ends the run itself.
+    timeout_cycles = WATCHDOG_CYCLES * (len(program.descriptors) + 1)
+    runs = tuple(JobRun(0, packed, timeout_cycles, watchdog_cycles=WATCHDOG_CYCLES) for packed in inputs)
+    return Job(program.config, (code,), runs, stall_seed)
 
 
 def compare(

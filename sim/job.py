@@ -40,23 +40,23 @@ class JobRun:
     """One call of the driver: which program, which input, and what goes wrong on purpose.
 
     faulty_buffer names a register pair <name>_LO/_HI ("PROGRAM", "WEIGHTS", "INPUT", "OUTPUT"): during this run every
-    AXI access to the buffer that it points to gets an error response.
+    AXI access to the buffer that it points to gets an error response. After timeout_cycles the driver aborts the run.
     """
 
     program: int
     input: bytes
+    timeout_cycles: int
     faulty_buffer: str = ""
     watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES
 
 
 @dataclass(frozen=True)
 class Job:
-    """Runs on one core, in order. timeout_cycles bounds each run; stall_seed, if given, stalls every bus channel."""
+    """Runs on one core, in order; stall_seed, if given, stalls every bus channel at random."""
 
     config: AccelConfig
     programs: tuple[JobProgram, ...]
     runs: tuple[JobRun, ...]
-    timeout_cycles: int
     stall_seed: int | None = None
 
     def save(self, folder: Path) -> None:
@@ -70,11 +70,7 @@ class Job:
         values = {
             "config": self.config.to_dict(),
             "programs": [{"input_bytes": p.input_bytes, "output_bytes": p.output_bytes} for p in self.programs],
-            "runs": [
-                {"program": r.program, "faulty_buffer": r.faulty_buffer, "watchdog_cycles": r.watchdog_cycles}
-                for r in self.runs
-            ],
-            "timeout_cycles": self.timeout_cycles,
+            "runs": [{**asdict(run), "input": None} for run in self.runs],
             "stall_seed": self.stall_seed,
         }
         (folder / "job.json").write_text(json.dumps(values))
@@ -89,8 +85,9 @@ class Job:
                 JobProgram(_load_bytes(folder / f"descriptors_{i}.npy"), _load_bytes(folder / f"weights_{i}.npy"), **p)
                 for i, p in enumerate(values["programs"])
             ),
-            runs=tuple(JobRun(input=_load_bytes(folder / f"input_{i}.npy"), **r) for i, r in enumerate(values["runs"])),
-            timeout_cycles=values["timeout_cycles"],
+            runs=tuple(
+                JobRun(**{**r, "input": _load_bytes(folder / f"input_{i}.npy")}) for i, r in enumerate(values["runs"])
+            ),
             stall_seed=values["stall_seed"],
         )
 

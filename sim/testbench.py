@@ -35,7 +35,7 @@ def run_all(transport: CocotbTransport, job: Job, folder: Path) -> None:
                 loaded = (run.program, run.watchdog_cycles)
             if run.faulty_buffer:
                 transport.memory.faulty_address = transport.buffer_address(run.faulty_buffer)
-            outcome = run_one(core, run.input, job.timeout_cycles * CLOCK_NS * 1e-9)
+            outcome = run_one(core, run.input, run.timeout_cycles * CLOCK_NS * 1e-9)
             transport.memory.faulty_address = None
             outcome.save(folder, index)
 

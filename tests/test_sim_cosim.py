@@ -6,7 +6,7 @@ Testpoints
 - a wrong token count is a divergence of its own; a failed run counts as a mismatch; the summary has plain JSON types
 - RTL: random networks with selectors equal the golden model in every layer, also with every bus channel stalled
 - RTL: bad opcode, bad address, missing END, AXI read and write errors, watchdog: each ends its run with its code and
-  descriptor index, and the run after it on the same core is exact; with and without stalls
+  descriptor index, and the run after it on the same core is exact; an abort at any time too; with and without stalls
 """
 
 import json
@@ -29,6 +29,7 @@ from sim.report import summarise
 from sim.runner import run_job
 
 CONFIG = CONFIGS["tiny"]
+TIMEOUT_CYCLES = 1_000_000
 SMALL = NetworkConfig(
     image_size=8,
     patch_size=2,
@@ -199,21 +200,21 @@ def test_core_recovers_from_every_error(model, tmp_path, stall_seed):
 
     def add(run, code, index):
         """A failing run, and a good one after it."""
-        runs.extend((run, JobRun(0, packed)))
+        runs.extend((run, JobRun(0, packed, TIMEOUT_CYCLES)))
         expected.extend(((code, index), (ErrorCode.NONE, 0)))
 
     for _, descriptors, code, index in faulty_programs(program):
         image = b"".join(descriptor.pack() for descriptor in descriptors)
         programs.append(JobProgram(image, good.weights, good.input_bytes, good.output_bytes))
-        add(JobRun(len(programs) - 1, packed, watchdog_cycles=20_000), code, index)
+        add(JobRun(len(programs) - 1, packed, TIMEOUT_CYCLES, watchdog_cycles=20_000), code, index)
     for buffer, code in (
         ("PROGRAM", ErrorCode.AXI_READ),
         ("WEIGHTS", ErrorCode.AXI_READ),
         ("INPUT", ErrorCode.AXI_READ),
         ("OUTPUT", ErrorCode.AXI_WRITE),
     ):
-        add(JobRun(0, packed, faulty_buffer=buffer), code, None)
-    job = Job(CONFIG, tuple(programs), tuple(runs), timeout_cycles=1_000_000, stall_seed=stall_seed)
+        add(JobRun(0, packed, TIMEOUT_CYCLES, faulty_buffer=buffer), code, None)
+    job = Job(CONFIG, tuple(programs), tuple(runs), stall_seed)
     outcomes = run_job(model, job, tmp_path, timeout_s=300)
     for number, (outcome, (code, index)) in enumerate(zip(outcomes, expected, strict=True)):
         assert outcome.error_code == code, (number, outcome.error)
@@ -221,3 +222,18 @@ def test_core_recovers_from_every_error(model, tmp_path, stall_seed):
             assert outcome.error_index == index, number
         if code == ErrorCode.NONE:
             assert compare(number, network, pictures[0], program, outcome).divergence is None, number
+
+
+@pytest.mark.verilator
+@pytest.mark.slow
+def test_core_recovers_from_an_abort_at_any_time(model, tmp_path):
+    """The driver's timeout aborts a run early, in the middle and late; the next run is exact."""
+    network, pictures = make_network(3)
+    program = compile_network(network, CONFIG, taps=True)
+    good = make_job(network, pictures[:1], program)
+    aborts = [JobRun(0, good.runs[0].input, cycles) for cycles in range(500, 8000, 500)]
+    runs = tuple(run for abort in aborts for run in (abort, good.runs[0]))
+    outcomes = run_job(model, Job(CONFIG, good.programs, runs), tmp_path, timeout_s=300)
+    for number, (aborted, outcome) in enumerate(zip(outcomes[::2], outcomes[1::2], strict=True)):
+        assert aborted.is_hang and "waiting for the run to end (status BUSY)" in aborted.error
+        assert compare(number, network, pictures[0], program, outcome).mismatches == 0
