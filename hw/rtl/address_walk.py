@@ -35,12 +35,9 @@ class AddressWalk(wiring.Component):
     o : Out(stream of WALK_WIDTH bits)
     """
 
-    i: In(stream.Signature(walk_layout))
-    o: Out(stream.Signature(WALK_WIDTH))
-
     def __init__(self, passes=1):
         self._passes = passes
-        super().__init__()
+        super().__init__({"i": In(stream.Signature(walk_layout)), "o": Out(stream.Signature(WALK_WIDTH))})
 
     def elaborate(self, platform):
         m = Module()
@@ -48,7 +45,7 @@ class AddressWalk(wiring.Component):
         start_of_inner = Signal(WALK_WIDTH, reset_less=True)
         address = Signal(WALK_WIDTH, reset_less=True)
         inner, outer = Signal(COUNT_WIDTH, reset_less=True), Signal(COUNT_WIDTH, reset_less=True)
-        visit = Signal(range(self._passes), reset_less=True)
+        visit = Signal(range(max(self._passes, 2)), reset_less=True)
         is_walking = Signal()
         next_start = Signal(WALK_WIDTH)
 
