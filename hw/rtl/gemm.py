@@ -140,7 +140,7 @@ class Gemm(wiring.Component):
         # A last step is read when the drain can take its tile and the tile before will have left the result registers.
         # Both are known here, because everything between the retired read and the drain takes a fixed time.
         is_last_offered = reads.is_busy & offered.last
-        pause = Signal(range(max(tile_words - 1, 1)))
+        pause = Signal(range(max(tile_words - 1, 2)))
         with m.If(is_last_offered):
             m.d.sync += pause.eq(max(tile_words - 2, 0))
         with m.Elif(pause != 0):
