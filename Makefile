@@ -33,7 +33,7 @@ lint: $(STAMP) ## ruff and mypy
 	$(RUN)/mypy
 
 mutants: $(STAMP) ## Break one operator or constant at a time and count how many the tests catch
-	$(RUN)/python -m tests.mutants --json build/mutants.json
+	$(RUN)/python tests/mutants.py --json build/mutants.json
 
 browser: ## Install Debian's Chromium for the report test (needs root)
 	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -qq -y chromium) || echo "no browser: its test will be skipped"
