@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from heatvit.files import file_digest, write_json, write_text
 from heatvit.flow import CALIBRATION_PICTURES, load_all, train_network, write_network
-from heatvit.golden import evaluate_golden, token_histogram, with_threshold
+from heatvit.golden import evaluate_golden, token_histogram, with_keep_share
 from heatvit.hardware import generate_verilog, simulate_pictures
 from heatvit.integers import compare_with_golden, finetune
 from heatvit.pictures import Split, first, load_split
@@ -36,6 +36,8 @@ from quant.reference import run as run_golden
 
 MODEL_SOURCES = ("model", "quant", "heatvit")
 HARDWARE_SOURCES = ("hw", "quant", "sim", "bitstreams", "heatvit")
+THRESHOLD_PICTURES = 32
+"""Training pictures that fix the thresholds of the accuracy curve."""
 TITLE = "heatvit: handwritten digits on a generated accelerator"
 
 METHODS = [
@@ -46,8 +48,8 @@ METHODS = [
     "quantization-aware training, evaluated by the golden model.",
     "Multiply-accumulates: all matrix products of one picture, selectors included, tile waste and padding not; the "
     "pruned count is the mean over the held-out pictures.",
-    "The line of the first figure sets the keep threshold of all selectors to other values than the 0.5 that was "
-    "trained; nothing is trained again.",
+    "The line of the first figure sets the thresholds of the selectors to other values than the 0.5 that was trained, "
+    "so that each keeps a given share of the patches of some training pictures; nothing is trained again.",
     "Training equals golden: on the stated pictures, every layer of the network in training mode, gradients on, has "
     "the codes of the golden model of the exported network, value by value.",
     "RTL equals golden: the generated Verilog runs in Verilator under cocotb behind AXI models, driven by the driver "
@@ -68,7 +70,7 @@ class DemoSettings:
     config: str = "demo"
     rtl_pictures: int = 24
     qat_pictures: int = 200
-    thresholds: tuple[float, ...] = (0.1, 0.3, 0.4, 0.6, 0.7, 0.8)
+    keep_shares: tuple[float, ...] = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 
 
 class Demo:
@@ -108,7 +110,7 @@ class Demo:
             integers,
             lambda: self._quantize(training),
         )
-        evaluated = {"integers": _digests(integers), "thresholds": settings.thresholds, "code": trained["code"]}
+        evaluated = {"integers": _digests(integers), "keep_shares": settings.keep_shares, "code": trained["code"]}
         self._step("evaluate", evaluated, [], self._evaluate)
         hardware = {"config": config.to_dict(), "code": source_digest(HARDWARE_SOURCES)}
         self._step("generate", hardware, [], lambda: generate_verilog(settings.config, self.out / "verilog"))
@@ -141,16 +143,17 @@ class Demo:
         return {"pictures": comparison.pictures, "layers": comparison.layers, "mismatches": comparison.mismatches}
 
     def _evaluate(self) -> dict[str, Any]:
-        """Measure both integer networks with the golden model, and the pruned one at other thresholds."""
+        """Measure both integer networks with the golden model, and the pruned one with other keep shares."""
         test = self.split.test
         dense, network = load_network(self.dense_file), load_network(self.network_file)
         golden_dense = evaluate_golden(dense, test, partial(self.report, "golden: dense"))
         golden = evaluate_golden(network, test, partial(self.report, "golden: pruned"))
         curve = []
-        for threshold in self.settings.thresholds:
-            step = partial(self.report, f"golden: threshold {threshold:g}")
-            result = evaluate_golden(with_threshold(network, threshold), test, step)
-            curve.append({"threshold": threshold, "accuracy": result.top1, "macs": float(result.macs.mean())})
+        seen = first(self.split.train, THRESHOLD_PICTURES)
+        for share in self.settings.keep_shares:
+            step = partial(self.report, f"golden: keep {share:.0%}")
+            result = evaluate_golden(with_keep_share(network, seen, share), test, step)
+            curve.append({"keep_share": share, "accuracy": result.top1, "macs": float(result.macs.mean())})
         return {
             "golden_dense": golden_dense.top1,
             "golden_pruned": golden.top1,

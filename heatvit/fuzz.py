@@ -194,6 +194,7 @@ def fuzz(seed: int, runs: int, work: Path, report: Report) -> dict[str, Any]:
     pool = draw_pool(seed, runs)
     sources = source_digest(["heatvit", "quant", "hw", "sim", "bitstreams"])
     folder = work / "fuzz" / f"seed_{seed}_configs_{len(pool)}"
+    work = work.resolve()  # the simulation runs in a folder of its own, where a relative path means another place
     core_of = cache(lambda config: build_core(config, work))
     results = []
     for run in range(runs):

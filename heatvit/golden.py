@@ -1,4 +1,4 @@
-"""The golden model on a set of pictures: accuracy, live tokens and work, and the same at other keep thresholds."""
+"""The golden model on a set of pictures: accuracy, live tokens and work, and the same with other keep shares."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from model.data import Pictures
 from model.evaluate import Evaluation, macs
 from quant.network import IntegerNetwork
 from quant.reference import run
-
-THRESHOLD_ONE = 1 << 16
-"""A keep threshold of 1 in u16 codes; the largest code is one less."""
 
 
 def evaluate_golden(
@@ -34,13 +31,21 @@ def evaluate_golden(
     return Evaluation(pictures.labels, predictions, num_tokens, picture_macs, dense_macs)
 
 
-def with_threshold(network: IntegerNetwork, threshold: float) -> IntegerNetwork:
-    """Return the network with every selector's keep threshold set to a fraction in [0, 1]."""
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must be in [0, 1], not {threshold!r}")
-    code = min(round(threshold * THRESHOLD_ONE), THRESHOLD_ONE - 1)
-    selectors = tuple(replace(selector, threshold_u16=code) for selector in network.selectors)
-    return replace(network, selectors=selectors)
+def with_keep_share(network: IntegerNetwork, pictures: Pictures, share: float) -> IntegerNetwork:
+    """Return the network with thresholds at which every selector keeps about `share` (0..1) of the patches it sees.
+
+    A threshold is the quantile of the selector's keep scores on the given pictures, the earlier selectors being set.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be in 0..1, not {share!r}")
+    pictures_u8 = pictures.load(np.arange(len(pictures.labels)))
+    for stage in range(len(network.selectors)):
+        taps = [run(network, picture_u8).taps for picture_u8 in pictures_u8]
+        scores_u16 = np.concatenate([tap[f"selectors.{stage}.keep_score"][1:] for tap in taps])  # not that of CLS
+        selectors = list(network.selectors)
+        selectors[stage] = replace(selectors[stage], threshold_u16=int(np.quantile(scores_u16, 1 - share)))
+        network = replace(network, selectors=tuple(selectors))
+    return network
 
 
 def token_histogram(evaluation: Evaluation, num_tokens: int) -> list[list[int]]:

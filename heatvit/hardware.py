@@ -47,5 +47,6 @@ def simulate_pictures(
     network: IntegerNetwork, pictures_u8: U8, config: AccelConfig, work: Path, report: Report, stall_seed: int | None
 ) -> dict[str, Any]:
     """Return sim.report.summarise of a cosimulation of pictures (B, C, S, S), and what it ran on."""
-    result = cosimulate(network, pictures_u8, config, work, stall_seed=stall_seed, progress=report)
+    # The simulation runs in a folder of its own: a relative path would mean another place there.
+    result = cosimulate(network, pictures_u8, config, work.resolve(), stall_seed=stall_seed, progress=report)
     return {"config": config.to_dict(), "stall_seed": stall_seed, **summarise(result)}

@@ -2,7 +2,7 @@
 
 Testpoints: report.json has every promised field with sensible values; RTL, training and golden model agree; the page
 is written beside it; a second run repeats no step and gives the same report; a lost output, another accelerator,
-threshold or source repeats exactly the steps that depend on it; an interrupted demo goes on where it stopped.
+keep share or source repeats exactly the steps that depend on it; an interrupted demo goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoSettings]
         config="tiny",
         rtl_pictures=3,
         qat_pictures=12,
-        thresholds=(0.25, 0.75),
+        keep_shares=(0.25, 0.75),
     )
 
 
@@ -87,8 +87,8 @@ def test_only_what_changed_runs_again(settings: DemoSettings, tmp_path: Path, mo
     assert (out / "report.json").read_text() == written
     assert repeated(out, replace(settings, rtl_pictures=2)) == {"simulate"}
     assert repeated(out, replace(settings, rtl_pictures=2, config="demo")) == {"generate", "simulate"}
-    assert repeated(out, replace(settings, rtl_pictures=2, config="demo", thresholds=(0.5,))) == {"evaluate"}
-    last = replace(settings, rtl_pictures=2, config="demo", thresholds=(0.5,))
+    assert repeated(out, replace(settings, rtl_pictures=2, config="demo", keep_shares=(0.5,))) == {"evaluate"}
+    last = replace(settings, rtl_pictures=2, config="demo", keep_shares=(0.5,))
     (out / "network.safetensors").unlink()
     assert repeated(out, last) == {"quantize"}  # gives the same network as before
     monkeypatch.setattr(demo, "source_digest", lambda packages: "other sources")
@@ -130,6 +130,6 @@ def test_demo(settings: DemoSettings, tmp_path: Path) -> None:
     assert len(rtl["cycles"]) == 3 and min(rtl["cycles"]) > 100
     assert [len(counts) for counts in rtl["kept_tokens"]] == [2, 2, 2]
     assert [sum(counts) for counts in written["kept_tokens_histogram"]] == [12, 12]
-    assert [point["threshold"] for point in written["curve"]] == [0.25, 0.75]
+    assert [point["keep_share"] for point in written["curve"]] == [0.25, 0.75]
     page = (out / "report.html").read_text()
     assert "0 mismatches" in page and page.count('class="picture"') == 3

@@ -3,7 +3,7 @@
 Testpoints: a failed write leaves the old file and no temporary; JSON refuses NaN; a step is reused when nothing
 changed, and runs again when an input, an output or a source changed, when its stamp is damaged, and after a failure;
 digits split by class without overlap; flat folders, class folders, packs; a file that is no picture is named;
-progress without a terminal.
+progress without a terminal; relative work folders; thresholds by the share of patches that stay.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from heatvit import steps
+from heatvit import hardware, steps
 from heatvit.files import file_digest, new_file, write_json, write_text
+from heatvit.golden import evaluate_golden, with_keep_share
 from heatvit.pictures import load_split, open_pictures
 from heatvit.progress import reporter
 from heatvit.steps import run_step, source_digest
+from hw.config import CONFIGS
 from model.config import NETWORKS
+from model.data import PixelPictures
+from quant.synthetic import random_network
 
 TINY, DIGITS = NETWORKS["test_tiny"], NETWORKS["digits"]
 
@@ -161,3 +165,31 @@ def test_a_log_shows_the_start_of_each_step_once() -> None:
             report(step, done, 2)
     lines = text.getvalue().splitlines()
     assert lines.count("build [x] ...") == 1 and lines.count("simulate ...") == 1
+
+
+def test_simulation_gets_an_absolute_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    def cosimulate(network: Any, pictures_u8: Any, config: Any, folder: Path, **options: Any) -> None:
+        folders.append(folder)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hardware, "cosimulate", cosimulate)
+    monkeypatch.setattr(hardware, "summarise", lambda result: {})
+    network = random_network(np.random.default_rng(1), TINY)
+    hardware.simulate_pictures(network, np.zeros((1, 1, 16, 16), np.uint8), CONFIGS["tiny"], Path("work"), print, None)
+    assert folders == [tmp_path.resolve() / "work"]
+
+
+def test_keep_share_sets_how_many_patches_stay() -> None:
+    network = random_network(np.random.default_rng(1), TINY)
+    pixels_u8 = np.random.default_rng(2).integers(0, 256, (6, 1, 16, 16), dtype=np.uint8)
+    pictures = PixelPictures(pixels_u8, np.zeros(6, np.int64))
+    means = [
+        evaluate_golden(with_keep_share(network, pictures, share), pictures).num_tokens[:, 0].mean()
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert means[0] < means[1] < means[2] == TINY.num_tokens
+    assert means[1] == pytest.approx(2 + TINY.num_patches / 2, abs=1.5)
+    with pytest.raises(ValueError, match=r"share must be in 0\.\.1"):
+        with_keep_share(network, pictures, 1.5)

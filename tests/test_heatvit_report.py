@@ -44,8 +44,8 @@ def make_report() -> Report:
         "accuracy": {"float_dense": 0.9861, "golden_dense": 0.9833, "golden_pruned": 0.9722},
         "macs": {"dense": 1_234_567, "pruned_mean": 800_000.5},
         "curve": [
-            {"threshold": 0.25, "accuracy": 0.98, "macs": 1_000_000.0},
-            {"threshold": 0.5, "accuracy": 0.97, "macs": 800_000.5},
+            {"keep_share": 0.25, "accuracy": 0.98, "macs": 1_000_000.0},
+            {"keep_share": 0.5, "accuracy": 0.97, "macs": 800_000.5},
         ],
         "kept_tokens_histogram": [[0] * 9 + [100, 200, 60] + [0] * 6, [0] * 5 + [360] + [0] * 12],
         "qat_equals_golden": True,

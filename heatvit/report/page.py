@@ -103,7 +103,7 @@ def _accuracy(report: Report) -> Html:
         charts.Point("integer, pruned", macs["pruned_mean"], 100 * accuracy["golden_pruned"], 2),
     ]
     curve = [
-        charts.Point(f"threshold {point['threshold']:.2f}", point["macs"], 100 * point["accuracy"])
+        charts.Point(f"each selector keeps {percent(point['keep_share'])}", point["macs"], 100 * point["accuracy"])
         for point in report["curve"]
     ]
     alt = "Top-1 accuracy against multiply-accumulates: " + "; ".join(
@@ -112,7 +112,7 @@ def _accuracy(report: Report) -> Html:
     rows: list[list[Child]] = [[point.label, f"{point.x:,.0f}", f"{point.y:.2f}"] for point in [*points, *curve]]
     return _section(
         "Accuracy against work",
-        f"Top-1 on all {report['test_images']} held-out pictures. The line moves the keep threshold of the selectors.",
+        f"Top-1 on all {report['test_images']} held-out pictures. The line moves the selectors' thresholds.",
         tag(
             "div",
             charts.scatter(points, curve, "multiply-accumulates a picture", "top-1 accuracy, %", alt),

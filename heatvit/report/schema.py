@@ -21,9 +21,9 @@ class Macs(TypedDict):
 
 
 class CurvePoint(TypedDict):
-    """The integer network with every selector at one keep threshold (a fraction of 1)."""
+    """The integer network with thresholds at which each selector keeps about keep_share of the patches it sees."""
 
-    threshold: float
+    keep_share: float
     accuracy: float
     macs: float
 
