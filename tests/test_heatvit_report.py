@@ -122,7 +122,7 @@ def test_columns_are_as_high_as_their_values() -> None:
 
 
 def test_scatter_places_points_in_order_and_keeps_labels_apart() -> None:
-    points = [charts.Point("a", 10, 50, 0), charts.Point("b", 20, 50.01, 1), charts.Point("<c>", 30, 60, 2)]
+    points = [charts.Point("a", 28, 50, 0), charts.Point("b", 29, 50.01, 1), charts.Point("<c>", 30, 60, 2)]
     markup = charts.scatter(points, [charts.Point("t", 5, 55)], "x", "y", "alt")
     xs = [float(x) for x in re.findall(r'cx="([\d.]+)" cy="[\d.]+" r="7"', markup)]
     assert xs == sorted(xs) and len(set(xs)) == 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from heatvit.report.html import Html, tag
 
@@ -56,7 +55,7 @@ def scatter(points: Sequence[Point], curve: Sequence[Point], x_label: str, y_lab
     for point in curve:
         title = tag("title", f"{point.label}: {compact(point.x)}, {point.y:.4g}")
         marks.append(tag("circle", title, cx=axes.x(point.x), cy=axes.y(point.y), r=3, class_="curve-dot"))
-    for point, label_y in zip(points, _spread([axes.y(point.y) for point in points]), strict=True):
+    for point, label_y in zip(points, _spread([(axes.x(point.x), axes.y(point.y)) for point in points]), strict=True):
         x, y = axes.x(point.x), axes.y(point.y)
         on_left = x > (LEFT + WIDTH - RIGHT) / 2
         title = tag("title", f"{point.label}: {compact(point.x)}, {point.y:.4g}")
@@ -108,13 +107,15 @@ class _Axes:
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
 
-def _spread(heights: Sequence[float], gap: float = 17.0) -> list[float]:
-    """Move label heights apart so that no two are closer than `gap`, keeping their order."""
-    placed = list(heights)
-    order = sorted(range(len(placed)), key=lambda index: placed[index])
-    for above, below in pairwise(order):
-        placed[below] = max(placed[below], placed[above] + gap)
-    return placed
+def _spread(places: Sequence[tuple[float, float]], gap: float = 17.0, reach: float = 120.0) -> list[float]:
+    """Return label heights of points (x, y), moved down where another label within `reach` is closer than `gap`."""
+    heights = [y for _, y in places]
+    order = sorted(range(len(places)), key=lambda index: places[index][1])
+    for position, below in enumerate(order):
+        for above in order[:position]:
+            if abs(places[above][0] - places[below][0]) < reach:
+                heights[below] = max(heights[below], heights[above] + gap)
+    return heights
 
 
 def _figure(
