@@ -107,7 +107,7 @@ class _Axes:
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
 
-def _spread(places: Sequence[tuple[float, float]], gap: float = 17.0, reach: float = 120.0) -> list[float]:
+def _spread(places: Sequence[tuple[float, float]], gap: float = 17.0, reach: float = 260.0) -> list[float]:
     """Return label heights of points (x, y), moved down where another label within `reach` is closer than `gap`."""
     heights = [y for _, y in places]
     order = sorted(range(len(places)), key=lambda index: places[index][1])
