@@ -81,6 +81,18 @@ def quantize(
         str, typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales; as --images elsewhere.")
     ] = "digits:train",
     count: Count = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--finetune",
+            metavar="NAME|FILE",
+            help="Train on in 8 bits, by the quantize stage of this recipe, on the calibration pictures' labels.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option("--teacher", metavar="CHECKPOINT", help="Dense float network that --finetune follows."),
+    ] = None,
     json_file: JsonFile = None,
 ) -> int:
     """Turn a float network into integers, with every accumulator bound proven.
@@ -89,7 +101,12 @@ def quantize(
     """
     from heatvit import flow
 
-    return _finish(f"quantized: {out}", flow.quantize_network(checkpoint, calibrate, count, out), json_file)
+    if (recipe is None) != (teacher is None):
+        raise ValueError("--finetune and --teacher must be given together")
+    finetuning = flow.Finetuning(recipe, teacher) if recipe and teacher else None
+    with show_progress() as progress:
+        result = flow.quantize_network(checkpoint, calibrate, count, out, finetuning, progress)
+    return _finish(f"quantized: {out}", result, json_file)
 
 
 @app.command()

@@ -6,6 +6,7 @@ line, for what the caller got wrong.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from heatvit.files import file_digest, new_file
 from heatvit.golden import evaluate_golden
-from heatvit.pictures import load_split, open_pictures
+from heatvit.integers import finetune
+from heatvit.pictures import first, load_split, open_pictures
 from heatvit.progress import Report
 from model import checkpoint
 from model.config import load_network_config
@@ -50,19 +52,52 @@ def train_network(recipe: str, network: str, images: str, out: Path, progress: P
     }
 
 
-def quantize_network(checkpoint_file: Path, calibrate: str, count: int | None, out: Path) -> dict[str, Any]:
-    """Turn a float network into integers with scales from calibration pictures, and write it."""
+@dataclass(frozen=True)
+class Finetuning:
+    """Quantization-aware training after calibration: a recipe by name or file, and the float network that teaches."""
+
+    recipe: str
+    teacher: Path
+
+
+def quantize_network(
+    checkpoint_file: Path,
+    calibrate: str,
+    count: int | None,
+    out: Path,
+    finetuning: Finetuning | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Turn a float network into integers with scales from calibration pictures, and write it.
+
+    With finetuning the 8-bit network is first trained on all pictures of the source, which must then have labels; an
+    interrupted training goes on from the folder <out>.training.
+    """
     network = checkpoint.load_network(checkpoint_file)
-    pictures, _ = open_pictures(calibrate, network.config, count or CALIBRATION_PICTURES)
-    normalisation = network.normalisation
-    integer_network = convert(
-        network.state_dict(), network.config, load_all(pictures), normalisation.mean, normalisation.std
+    pictures, is_labelled = open_pictures(
+        calibrate, network.config, None if finetuning else count or CALIBRATION_PICTURES
     )
+    calibration = first(pictures, count or CALIBRATION_PICTURES)
+    normalisation = network.normalisation
+    if finetuning is None:
+        integer_network = convert(
+            network.state_dict(), network.config, load_all(calibration), normalisation.mean, normalisation.std
+        )
+    else:
+        if not is_labelled:
+            raise ValueError(f"training needs labelled pictures: one sub-folder a class, or a pack, not {calibrate!r}")
+        recipe, teacher = load_recipe(finetuning.recipe), checkpoint.load_network(finetuning.teacher)
+        folder = out.with_name(f"{out.name}.training")
+        trained = finetune(
+            network, teacher, recipe, pictures, load_all(calibration), folder, progress or Progress(disable=True)
+        )
+        integer_network = trained.export()
     write_network(integer_network, out)
     return {
         "network": str(out),
         "network_sha256": file_digest(out),
-        "calibration_pictures": len(pictures.labels),
+        "calibration_pictures": len(calibration.labels),
+        "finetuned_on": len(pictures.labels) if finetuning else 0,
         "config": network.config.to_dict(),
     }
 

@@ -207,6 +207,23 @@ def test_evaluate_writes_the_same_result_as_json(
     assert "evaluated" in capsys.readouterr().out
 
 
+def test_quantize_trains_on_in_8_bits(float_file: Path, pictures: Path, tmp_path: Path) -> None:
+    stage = {"epochs": 2, "learning_rate": 0.01}
+    recipe = {"keep_ratios": [0.7, 0.5], "dense": stage, "select": stage, "quantize": stage, "batch_size": 2}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    base = ["quantize", str(float_file), "--calibrate", str(pictures), "--json", str(tmp_path / "result.json")]
+    assert cli.main([*base, "--out", str(tmp_path / "plain.safetensors")]) == 0
+    tune = ["--finetune", str(tmp_path / "recipe.json"), "--teacher", str(float_file)]
+    assert cli.main([*base, *tune, "--out", str(tmp_path / "tuned.safetensors")]) == 0
+    assert json.loads((tmp_path / "result.json").read_text())["finetuned_on"] == 6
+    assert (tmp_path / "plain.safetensors").read_bytes() != (tmp_path / "tuned.safetensors").read_bytes()
+
+
+def test_finetune_needs_its_teacher(float_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails(capsys, "quantize", float_file, "--finetune", "digits", "--out", tmp_path / "x.safetensors")
+    assert "--teacher" in line
+
+
 def test_unlabelled_pictures_have_no_accuracy(integer_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
