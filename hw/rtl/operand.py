@@ -20,7 +20,7 @@ step_layout = data.StructLayout({"row_tile": ROW_TILE_WIDTH, "word": ADDRESS_WID
 """One ACT word of the command: its row tile, its place in the row, and whether the next one is in another row tile."""
 
 
-class TileWalk(wiring.Component):
+class RowWalk(wiring.Component):
     """Walk over the words of each row tile, words first; 1 step per cycle.
 
     Members
@@ -99,8 +99,8 @@ class OperandUnit(wiring.Component):
         config = self._config
         command = Signal(descriptor_layout, reset_less=True)
         do_start = self.command.valid & self.command.ready
-        m.submodules.reads = reads = TileWalk()
-        m.submodules.writes = writes = TileWalk()
+        m.submodules.reads = reads = RowWalk()
+        m.submodules.writes = writes = RowWalk()
         m.submodules.reader = reader = MemoryReader(8 * config.act_bytes)
         connect(m, reader.port, flipped(self.act))
         for walk in (reads, writes):
