@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 OWN_TEST = (
-    "requantize gelu sigmoid drain packed_dot gemm_array gemm row_scale reciprocal_sqrt layernorm softmax selector "
+    "requantize gelu sigmoid packed_dot gemm_array gemm row_scale reciprocal_sqrt layernorm softmax selector "
     "compact operand scratchpad stream sequencer joint_read write_queue"
 ).split()
 """RTL units with a test file of their name."""
@@ -35,6 +35,7 @@ OTHER_TEST = {
     "divide": "row_scale",
     "package": "compact",
     "token_list": "compact",
+    "drain": "gemm",
     "drain_element": "drain",
     "word_walk": "drain",
     "dispatch": "sequencer",
@@ -68,6 +69,9 @@ SWAPS: dict[type[ast.AST], tuple[str, str]] = {
     ast.Eq: ("==", "!="),
     ast.NotEq: ("!=", "=="),
 }
+
+SHAPES = {"In", "Out", "Signal", "signed", "unsigned", "Requantize"}
+"""Calls whose constant argument is a width."""
 
 EXPLAINED: dict[tuple[str, str], str] = {
     (
@@ -114,6 +118,7 @@ def mutants_of(path: str, source: str) -> list[Mutant]:
             found.append(Mutant(path, right.lineno, match.start(), before, after))
 
     tree = ast.parse(source)
+    widths = _widths_of(tree)
     # Annotations, imports and messages cannot change a result; neither can raising code, which other tests cover.
     skipped = {
         id(child)
@@ -130,8 +135,25 @@ def mutants_of(path: str, source: str) -> list[Mutant]:
             swap(node.left, node.ops[0], node.comparators[0])
         elif isinstance(node, ast.Constant) and type(node.value) is int:
             text = lines[node.lineno - 1][node.col_offset : node.end_col_offset]
-            found.append(Mutant(path, node.lineno, node.col_offset, text, str(node.value + 1)))
+            # One bit more in a register changes nothing; one bit less must.
+            changed = node.value - 1 if id(node) in widths else node.value + 1
+            if changed > 0 or id(node) not in widths:
+                found.append(Mutant(path, node.lineno, node.col_offset, text, str(changed)))
     return found
+
+
+def _widths_of(tree: ast.AST) -> set[int]:
+    """Return the ids of the constants that are bit widths or sizes of buffers."""
+    widths = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SHAPES:
+            widths |= {id(part) for argument in node.args for part in ast.walk(argument)}
+        elif isinstance(node, ast.arguments):
+            widths |= {id(default) for default in node.defaults}
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            if node.targets[0].id.endswith(("_BITS", "_WIDTH", "_DEPTH")):
+                widths.add(id(node.value))
+    return widths
 
 
 def draw(seed: int, count: int) -> list[Mutant]:

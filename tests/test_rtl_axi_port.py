@@ -1,10 +1,10 @@
 """Burst engines behind the pins of a port, against an AXI memory that stalls, fails and hangs.
 
 Testpoints: splitter ends bursts at 256 bytes (so never crosses 4 KiB) and covers the transfer exactly; reads of two
-clients return their own bytes in order with every beat width and stalls; a client that takes nothing does not block
-the other and never has more requested than fits; writes reach the memory, and a limited number of them may be
-unanswered; error responses are reported; a flush drops the rest, completes what is on the bus, and leaves the port
-usable; a hung bus keeps the port busy until it answers.
+clients return their own bytes in order with every beat width and stalls; a slow client loses none; a client that
+takes nothing does not block the other and never has more requested than fits; writes reach the memory, and a limited
+number of them may be unanswered; error responses are reported; a flush drops the rest, completes what is on the bus,
+and leaves the port usable; a hung bus keeps the port busy until it answers.
 """
 
 from random import Random
@@ -117,6 +117,20 @@ def test_stalled_reader_does_not_block_the_other():
     assert bytes_of(received, 8) == memory.data[6400 : 6400 + 2560]
     requested = sum(size for _, address, size in memory.reads if address < 6400)
     assert requested == 64 * READ_BLOCKS  # all that fits, and no more
+
+
+def test_slow_reader_gets_every_beat_of_a_long_transfer():
+    port, memory, received = AxiPort(16, 1, has_writer=False), make_memory(), []
+    run(
+        port,
+        source(port.read_bursts[0], split(0, 96)),
+        until(lambda: len(received) * 16 >= 64 * 96),
+        backgrounds=[
+            axi_reads(port.pins, memory, axi_bytes=16, seed=4),
+            sink(port.read_beats[0], received, pause=0.8, seed=7),
+        ],
+    )
+    assert bytes_of(received, 16) == memory.data[: 64 * 96]
 
 
 def test_reads_overlap_the_latency_of_the_memory():
