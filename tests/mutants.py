@@ -40,6 +40,7 @@ OTHER_TEST = {
     "dispatch": "sequencer",
     "burst": "axi_port",
     "transfer": "dma_read",
+    "stripe": "dma_read",
 }
 """RTL parts whose unit's test file must notice."""
 
