@@ -26,10 +26,10 @@ class StepResult:
 
 
 def source_digest(packages: Sequence[str]) -> str:
-    """Return one SHA-256 over the Python files of some of this project's packages."""
+    """Return one SHA-256 over the Python and Verilog files of some of this project's packages."""
     total = hashlib.sha256()
     for package in packages:
-        for path in sorted((ROOT / package).rglob("*.py")):
+        for path in sorted(path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".v")):
             total.update(f"{path.relative_to(ROOT)}\0{file_digest(path)}\n".encode())
     return total.hexdigest()
 

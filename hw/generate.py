@@ -11,8 +11,9 @@ from pathlib import Path
 from amaranth.back import verilog
 
 from hw.config import AccelConfig
-from hw.rtl.modules import make_modules
+from hw.rtl.modules import RAM_MODULE, make_modules
 from hw.rtl.packed_dot import Multiplier
+from hw.rtl.ram import RAM_VERILOG
 
 MULTIPLIERS: dict[str, Multiplier] = {"behavioural": Multiplier.BEHAVIOURAL, "dsp48": Multiplier.DSP48E2}
 """How multipliers are written: as plain arithmetic, for simulation, or as DSP48E2 instances, for synthesis."""
@@ -22,8 +23,8 @@ MULTIPLIERS: dict[str, Multiplier] = {"behavioural": Multiplier.BEHAVIOURAL, "ds
 class VerilogFiles:
     """What generate wrote.
 
-    top: module name. sources: the files, the top's last. separate_modules: modules that occur many times and are worth
-    compiling once. sha256: digest of the sources' names and contents, equal for equal configs.
+    top: module name. sources: the files, the RAM's first, the top's last. separate_modules: modules that occur many
+    times and are worth compiling once. sha256: digest of the sources' names and contents, equal for equal configs.
     """
 
     top: str
@@ -33,21 +34,23 @@ class VerilogFiles:
 
 
 def generate(config: AccelConfig, folder: Path, dsp: str = "behavioural") -> VerilogFiles:
-    """Write one Verilog file per separately generated module into folder; each file appears whole or not at all.
+    """Write one Verilog file per separate module into folder; each file appears whole or not at all.
 
     Raises ValueError if dsp is unknown, OSError if the folder cannot be written.
     """
     if dsp not in MULTIPLIERS:
         raise ValueError(f"dsp must be one of {', '.join(MULTIPLIERS)}, not {dsp!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    sources = []
+    texts = {RAM_MODULE: RAM_VERILOG.read_text()}
     for name, component in make_modules(config, MULTIPLIERS[dsp]).items():
         # Source locations would make the text depend on where the repository lies.
-        text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+        texts[name] = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+    digest = hashlib.sha256()
+    sources = []
+    for name, text in texts.items():
         digest.update(f"{name}.v {len(text)}\n{text}".encode())
         sources.append(_write_whole(folder / f"{name}.v", text))
-    *separate, top = (path.stem for path in sources)
+    _, *separate, top = texts
     return VerilogFiles(top, tuple(sources), tuple(separate), digest.hexdigest())
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 OWN_TEST = (
     "requantize gelu sigmoid packed_dot gemm_array gemm row_scale reciprocal_sqrt layernorm softmax selector "
-    "compact operand scratchpad stream sequencer joint_read write_queue"
+    "compact operand ram scratchpad stream sequencer joint_read write_queue"
 ).split()
 """RTL units with a test file of their name."""
 
@@ -41,6 +41,7 @@ OTHER_TEST = {
     "dispatch": "sequencer",
     "burst": "axi_port",
     "transfer": "dma_read",
+    "stripe": "dma_read",
 }
 """RTL parts whose unit's test file must notice."""
 

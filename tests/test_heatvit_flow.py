@@ -103,8 +103,10 @@ def test_source_digest_follows_the_files(tmp_path: Path, monkeypatch: pytest.Mon
     before = source_digest(["one"])
     (tmp_path / "two" / "a.py").write_text("x = 2\n")
     assert source_digest(["one"]) == before != source_digest(["two"])
+    (tmp_path / "one" / "ram.v").write_text("module ram; endmodule\n")
+    assert (with_verilog := source_digest(["one"])) != before
     (tmp_path / "one" / "a.py").rename(tmp_path / "one" / "b.py")
-    assert source_digest(["one"]) != before
+    assert source_digest(["one"]) != with_verilog
 
 
 def test_digits_split_is_stratified_and_disjoint() -> None:

@@ -1,8 +1,9 @@
 """Verilog generation: files, hash, reproducibility and what a tool needs to accept them.
 
-Testpoints: sources with the top last, all modules defined once; the top has the pins of its signature; digest
-depends on config and multiplier only, also over hash seeds and folders; no source location and no path in the text;
-a failed write leaves the old file; an unknown multiplier is refused; Verilator accepts the files without an error.
+Testpoints: sources with the top last, all modules defined once; memories are instances, not text; the top has the pins
+of its signature; digest depends on config and multiplier only, also over hash seeds and folders; no source location and
+no path in the text; a failed write leaves the old file; an unknown multiplier is refused; Verilator accepts the files
+without an error.
 """
 
 import os
@@ -18,7 +19,7 @@ from amaranth.back import verilog
 from hw.config import CONFIGS
 from hw.generate import generate
 from hw.rtl.axi import axi4_signature, axi_lite_signature
-from hw.rtl.modules import COLUMN_MODULE, ELEMENT_MODULE, EXP_MODULE, NORM_MODULE, TOP_MODULE
+from hw.rtl.modules import COLUMN_MODULE, ELEMENT_MODULE, EXP_MODULE, NORM_MODULE, RAM_MODULE, TOP_MODULE
 from hw.rtl.top import CONTROL_PREFIX, memory_prefix
 
 TINY = CONFIGS["tiny"]
@@ -31,17 +32,18 @@ def tiny(tmp_path_factory):
 
 
 def modules(path):
-    return re.findall(r"^module (\S+?)\s*\(", path.read_text(), re.MULTILINE)
+    return re.findall(r"^module (\S+?)\s*#?\(", path.read_text(), re.MULTILINE)
 
 
 def test_sources(tiny):
     assert tiny.top == TOP_MODULE
     assert tiny.separate_modules == (COLUMN_MODULE, ELEMENT_MODULE, NORM_MODULE, EXP_MODULE)
-    assert [path.name for path in tiny.sources] == [f"{name}.v" for name in (*tiny.separate_modules, tiny.top)]
+    order = (RAM_MODULE, *tiny.separate_modules, tiny.top)
+    assert [path.name for path in tiny.sources] == [f"{name}.v" for name in order]
     assert sorted(path.name for path in tiny.sources[0].parent.iterdir()) == sorted(path.name for path in tiny.sources)
     names = [name for path in tiny.sources for name in modules(path)]
     assert len(set(names)) == len(names)
-    for module in (tiny.top, *tiny.separate_modules):
+    for module in order:
         assert names.count(module) == 1
 
 
@@ -49,6 +51,15 @@ def test_repeated_modules_are_instances(tiny):
     counts = dict.fromkeys((ELEMENT_MODULE, NORM_MODULE, EXP_MODULE), TINY.rows * TINY.depth)
     for module, count in {COLUMN_MODULE: TINY.columns, **counts}.items():
         assert len(re.findall(rf"^\s+{module} ", tiny.sources[-1].read_text(), re.MULTILINE)) == count
+
+
+def test_memories_are_instances_without_contents(tiny):
+    text = tiny.sources[-1].read_text()
+    depths = re.findall(rf"^\s+{RAM_MODULE} #\(.*?\.DEPTH\(32'd(\d+)\)", text, re.MULTILINE | re.DOTALL)
+    words = (TINY.act_words, TINY.wide_words, TINY.weight_words, TINY.param_words, TINY.row_scale_words)
+    assert sorted(map(int, depths)) == sorted(words)
+    largest = max(int(end) + 1 for end in re.findall(r"^\s+reg \[.*\] \S+ \[(\d+):0\];", text, re.MULTILINE))
+    assert largest < TINY.param_words  # queues and the token list
 
 
 def test_top_has_the_pins_of_its_signature(tiny):
@@ -121,7 +132,7 @@ def test_dsp48_instances(tiny, tmp_path):
     files = generate(TINY, tmp_path, dsp="dsp48")
     assert files.sha256 != tiny.sha256
     # One DSP48E2 per pair of rows and depth position, in every column.
-    assert len(re.findall(r"^\s+DSP48E2 ", files.sources[0].read_text(), re.MULTILINE)) == TINY.rows // 2 * TINY.depth
+    assert len(re.findall(r"^\s+DSP48E2 ", files.sources[1].read_text(), re.MULTILINE)) == TINY.rows // 2 * TINY.depth
 
 
 @pytest.mark.verilator

@@ -1,9 +1,10 @@
 """LOAD unit behind real AXI ports: bytes of DDR against the words of the memories.
 
 Testpoints: every memory of tiny and demo, beats smaller and larger than words, 1 to 4 ports, stalls everywhere, a
-4 KiB crossing; bursts are dealt to the ports in turn; consecutive commands; one word per cycle; done after the last
-write; each illegal command faults and moves nothing, its legal neighbour does not; a bus error is raised, and the
-unit stands still.
+4 KiB crossing; stripes are dealt to the ports in turn, whole, and as one burst where words are aligned; words of up to
+four bursts, also unaligned; random commands; one beat per cycle and port, and one word per cycle; done after the last
+write; each illegal command faults and moves nothing, its legal neighbour does not; a bus error on any port is raised,
+and the command is never done.
 """
 
 from collections import defaultdict
@@ -22,6 +23,11 @@ from hw.rtl.axi_port import AxiPort
 from hw.rtl.dma_read import LoadUnit
 
 TINY = CONFIGS["tiny"]
+LARGE_WORDS = replace(CONFIGS["demo"], rows=8, columns=64, depth=16)  # ACT 128, WIDE 256, WEIGHT 1024, PARAM 128
+REGIONS = list(Region)
+LATENCY = 20
+OVERHEAD = 12
+"""Cycles from the command to its first address and from its last beat to its done."""
 BASES = [4096 - 128, 8192 + 64, 0]
 WORD_BYTES = {
     Memory.ACT: "act_bytes",
@@ -111,7 +117,7 @@ def test_every_memory_and_beat_width(name, axi_bytes, memory):
 
 @pytest.mark.parametrize("ports", [1, 2, 3, 4])
 @pytest.mark.parametrize("pause", [0.0, 0.4])
-def test_bursts_are_dealt_to_the_ports_in_turn(ports, pause):
+def test_stripes_are_dealt_to_the_ports_in_turn(ports, pause):
     bench = Bench(replace(TINY, axi_ports=ports), pause=pause)
     commands = [load(Memory.ACT, 64 * 9), load(Memory.WEIGHT, 64 * 23, dst_base=1, offset=192, region=Region.INPUT)]
     bench.run(*commands)
@@ -119,19 +125,64 @@ def test_bursts_are_dealt_to_the_ports_in_turn(ports, pause):
         bench.check(command)
     by_address = sorted(bench.ddr.reads, key=lambda read: read[1])
     assert [size for _, _, size in by_address] == [128, 256, 192] + [256] * 5 + [192]
-    assert [port for port, _, _ in by_address] == [index % ports for index in range(len(by_address))]
+    # Each command begins at port 0.
+    assert [port for port, _, _ in by_address] == [index % ports for index in (0, 1, 2, 0, 1, 2, 3, 4, 5)]
 
 
-def test_one_word_per_cycle():
-    bench = Bench(TINY, latency=20)
-    (cycles,) = bench.run(load(Memory.ACT, 2048))  # a word of ACT is a beat here
-    assert cycles < 2048 // TINY.axi_bytes + 20 + 12
+@pytest.mark.parametrize(
+    "memory, length, offset, expected",
+    [
+        # ACT words of 128 bytes at odd multiples of 64: stripes of 256 bytes, each cut at the 256-byte boundary.
+        (Memory.ACT, 640, 64, [(0, 192), (0, 64), (1, 192), (1, 64), (2, 128)]),
+        (Memory.ACT, 640, 128, [(0, 128), (1, 256), (2, 256)]),
+        # WEIGHT words of 1024 bytes: a stripe is a word.
+        (Memory.WEIGHT, 3072, 128, [(0, 128), *[(0, 256)] * 3, (0, 128), (1, 128), *[(1, 256)] * 3, (1, 128)]),
+        (Memory.WEIGHT, 2048, 0, [*[(0, 256)] * 4, *[(1, 256)] * 4]),
+    ],
+)
+def test_stripes_are_whole_words(memory, length, offset, expected):
+    config = replace(LARGE_WORDS, axi_ports=3)
+    bench, command = Bench(config, pause=0.2), load(memory, length, offset=offset, region=Region.OUTPUT)
+    bench.run(command)
+    bench.check(command)
+    by_address = sorted(bench.ddr.reads, key=lambda read: read[1])
+    assert [(port, size) for port, _, size in by_address][: len(expected)] == expected
+    assert sum(size for _, _, size in by_address) == length
 
 
-def test_ports_add_up():
-    single, double = Bench(replace(TINY, axi_bytes=4)), Bench(replace(TINY, axi_bytes=4, axi_ports=2))
-    wait = load(Memory.ACT, 2048)
-    assert double.run(wait)[0] <= single.run(wait)[0]
+@pytest.mark.parametrize("ports", [1, 2, 3, 4])
+@pytest.mark.parametrize("config", [TINY, replace(TINY, axi_bytes=16), LARGE_WORDS], ids=["8", "16", "large words"])
+def test_random_commands(config, ports):
+    random = Random(ports)
+    bench = Bench(replace(config, axi_ports=ports), pause=0.3)
+    commands, first = [], dict.fromkeys(WORD_BYTES, 3)
+    for _ in range(6):
+        memory = random.choice(list(WORD_BYTES))
+        unit_bytes = max(64, getattr(config, WORD_BYTES[memory]))
+        length = unit_bytes * random.randrange(1, 1 + 2048 // unit_bytes)
+        offset = 64 * random.randrange(64)
+        commands.append(load(memory, length, offset=offset, region=random.choice(REGIONS), dst_base=first[memory]))
+        first[memory] += length // getattr(config, WORD_BYTES[memory])
+    bench.run(*commands)
+    assert bench.outcome["done"] == 1
+    for command in commands:
+        bench.check(command)
+    assert {memory: 3 + len(words) for memory, words in bench.words.items()} == first
+
+
+@pytest.mark.parametrize("ports, beats", [(1, 512), (2, 256), (4, 128)])
+def test_one_beat_per_cycle_and_port(ports, beats):
+    config = replace(CONFIGS["demo"], columns=32, axi_ports=ports)  # WEIGHT words of 16 beats, as zcu102_2048 has
+    (cycles,) = Bench(config, latency=LATENCY).run(load(Memory.WEIGHT, 8192))
+    assert beats + LATENCY <= cycles <= beats + LATENCY + OVERHEAD
+
+
+@pytest.mark.parametrize("ports", [1, 4])
+def test_one_word_per_cycle(ports):
+    """All ports together write one word per cycle, which is the limit where words are as small as beats."""
+    words = 2048 // TINY.act_bytes
+    (cycles,) = Bench(replace(TINY, axi_ports=ports), latency=LATENCY).run(load(Memory.ACT, 2048))
+    assert words + LATENCY <= cycles <= words + LATENCY + OVERHEAD
 
 
 @pytest.mark.parametrize(
@@ -182,8 +233,13 @@ def test_unaligned_region_faults():
     assert bench.outcome["fault"] == 1 and bench.ddr.reads == []
 
 
-def test_bus_error_is_raised_and_the_unit_stands_still():
-    bench = Bench(TINY, read_errors={BASES[0] + 128})
-    bench.run(load(Memory.ACT, 512))
+@pytest.mark.parametrize("ports", [1, 2, 4])
+def test_bus_error_is_raised_and_the_command_is_never_done(ports):
+    bench = Bench(replace(TINY, axi_ports=ports), read_errors={BASES[0] + 128 + 256 + 64})
+    bench.run(load(Memory.ACT, 1024))
     assert bench.outcome == {"done": 0, "fault": 0, "axi_error": 1}
-    assert len(bench.writes) == 128 // TINY.act_bytes
+    block, stripe = 64 // TINY.act_bytes, 256 // TINY.act_bytes
+    end = 2 * block + stripe + block  # the first word of the bad block, the second one of the third stripe
+    written = {address for address, _, _ in bench.writes}
+    assert not written & set(range(end, 2 * block + 2 * stripe))  # the rest of the stripe
+    assert ports > 1 or written == set(range(end))

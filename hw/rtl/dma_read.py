@@ -1,6 +1,6 @@
 """LOAD: copy bytes of a DDR region to consecutive words of an on-chip memory."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -8,19 +8,22 @@ from hw.config import AccelConfig
 from hw.isa import Memory
 from hw.rtl.axi import burst_layout, read_beat_layout
 from hw.rtl.ports import act_write, param_write, unit_signature, weight_write, wide_write
-from hw.rtl.stream import WidthConverter
+from hw.rtl.stream import RoundRobin
+from hw.rtl.stripe import StripeDealer, StripeWords, stripe_layout, stripe_sizes
 from hw.rtl.transfer import Transfer, regions_layout
 
 
 class LoadUnit(wiring.Component):
-    """LOAD unit: bursts of at most 256 bytes dealt to the AXI ports in turn, put back in order and cut into words.
+    """LOAD unit: bursts of at most 256 bytes dealt to the AXI ports in stripes; each port assembles words of its own.
 
-    One beat per cycle over all ports, if a word is at least as large as a beat; else one word per cycle.
+    One beat per cycle and port, up to one word per cycle over all ports. Words of different ports are written in any
+    order.
 
     Members
     -------
     command, done, fault : see unit_signature
-    axi_error : Out(1) - the bus answered with an error; the unit then stands still until its reset.
+    axi_error : Out(1) - the bus answered with an error; its port then stands still until the reset of the unit, so
+    that the command is never done.
     regions : In(regions_layout) - stable during a run
     bursts : Out(stream of burst_layout), beats : In(stream of read_beat_layout) - arrays, one per AXI port.
     act, wide, weight, param : Out(write port)
@@ -51,7 +54,6 @@ class LoadUnit(wiring.Component):
             Memory.WEIGHT: (config.weight_bytes, config.weight_words),
             Memory.PARAM: (config.param_bytes, config.param_words),
         }
-        ports = {Memory.ACT: self.act, Memory.WIDE: self.wide, Memory.WEIGHT: self.weight, Memory.PARAM: self.param}
         m.submodules.transfer = transfer = Transfer(memories, "dst_base")
         connect(m, flipped(self.command), transfer.command)
         m.d.comb += [
@@ -59,60 +61,64 @@ class LoadUnit(wiring.Component):
             self.fault.eq(transfer.fault),
             transfer.regions.eq(self.regions),
             transfer.is_settled.eq(1),  # a word that was taken is visible in the next cycle
+            self.axi_error.eq(Cat(beats.valid & beats.payload.error for beats in self.beats).any()),
         ]
-        self._deal(m, transfer.bursts)
-        beats = self._collect(m)
-        m.d.comb += self.axi_error.eq(beats.valid & beats.payload.error)
-        for memory, (word_bytes, _) in memories.items():
-            converter = WidthConverter(8 * config.axi_bytes, 8 * word_bytes)
-            m.submodules[f"{memory.name.lower()}_words"] = converter
-            request = ports[memory].request
+        word_bytes = {memory: size for memory, (size, _) in memories.items()}
+        first, later = Signal(stripe_layout), Signal(stripe_layout)
+        with m.Switch(transfer.memory):
+            for memory, size in word_bytes.items():
+                with m.Case(memory):
+                    for stripe, values in zip((first, later), stripe_sizes(transfer.block, size), strict=True):
+                        m.d.comb += [stripe[name].eq(value) for name, value in values.items()]
+        self._deal(m, transfer, first, later)
+        self._write(m, transfer, self._assemble(m, transfer, word_bytes, first, later))
+        return m
+
+    def _deal(self, m, transfer, first, later):
+        """Give each burst to the port of its stripe."""
+        m.submodules.dealer = dealer = StripeDealer(self._config.axi_ports)
+        connect(m, transfer.bursts, dealer.i)
+        m.d.comb += [dealer.start.eq(transfer.start), dealer.first.eq(first), dealer.later.eq(later)]
+        for index, bursts in enumerate(self.bursts):
+            connect(m, dealer.o[index], flipped(bursts))
+
+    def _assemble(self, m, transfer, word_bytes, first, later):
+        """Assemble words behind each port; return the StripeWords."""
+        config = self._config
+        words_of_port = []
+        for index, beats in enumerate(self.beats):
+            words = StripeWords(config.axi_bytes, word_bytes)
+            m.submodules[f"words_{index}"] = words
+            connect(m, flipped(beats), words.beats)
+            before = first.words + (index - 1) * later.words if index else 0  # words of the stripes of ports before
+            m.d.comb += [
+                words.start.eq(transfer.start),
+                words.memory.eq(transfer.memory),
+                words.later_words.eq(later.words),
+                words.skip.eq((config.axi_ports - 1) * later.words + 1),
+                words.address.eq(transfer.base + before),
+                words.words.eq(later.words if index else first.words),
+            ]
+            words_of_port.append(words)
+        return words_of_port
+
+    def _write(self, m, transfer, words_of_port):
+        """Write the finished words of all ports, one per cycle."""
+        layout = words_of_port[0].o.payload.shape()
+        m.submodules.arbiter = arbiter = RoundRobin(layout, len(words_of_port))
+        for index, words in enumerate(words_of_port):
+            connect(m, words.o, arbiter.i[index])
+        ports = {Memory.ACT: self.act, Memory.WIDE: self.wide, Memory.WEIGHT: self.weight, Memory.PARAM: self.param}
+        for memory, port in ports.items():
             is_target = transfer.memory == memory
             m.d.comb += [
-                converter.i.payload.eq(beats.payload.data),
-                converter.i.valid.eq(beats.valid & ~beats.payload.error & is_target),
-                request.payload.address.eq(transfer.address),
-                request.payload.data.eq(converter.o.payload),
-                request.payload.enable.eq(~0),
-                request.valid.eq(converter.o.valid),
-                converter.o.ready.eq(request.ready),
+                port.request.payload.address.eq(arbiter.o.payload.address),
+                port.request.payload.data.eq(arbiter.o.payload.data[words_of_port[0].word_slice(memory)]),
+                port.request.payload.enable.eq(~0),
+                port.request.valid.eq(arbiter.o.valid & is_target),
             ]
             with m.If(is_target):
                 m.d.comb += [
-                    beats.ready.eq(converter.i.ready & ~beats.payload.error),
-                    transfer.step.eq(request.valid & request.ready),
+                    arbiter.o.ready.eq(port.request.ready),
+                    transfer.step.eq(port.request.valid & port.request.ready),
                 ]
-        return m
-
-    def _turn(self):
-        """Return a new counter of ports, at port 0."""
-        return Signal(range(max(self._config.axi_ports, 2)))  # a signal of no bits would be two bits wide in Verilog
-
-    def _next_port(self, port):
-        return Mux(port == self._config.axi_ports - 1, 0, port + 1)
-
-    def _deal(self, m, bursts):
-        """Give each burst to the next port."""
-        port = self._turn()
-        for index, sink in enumerate(self.bursts):
-            is_turn = port == index
-            m.d.comb += [sink.payload.eq(bursts.payload), sink.valid.eq(bursts.valid & is_turn)]
-            with m.If(is_turn):
-                m.d.comb += bursts.ready.eq(sink.ready)
-        with m.If(bursts.valid & bursts.ready):
-            m.d.sync += port.eq(self._next_port(port))
-
-    def _collect(self, m):
-        """Take one whole burst from each port in the same order; return the merged stream of beats."""
-        port = self._turn()
-        beats = stream.Signature(read_beat_layout(self._config.axi_bytes)).create()
-        for index, source in enumerate(self.beats):
-            with m.If(port == index):
-                m.d.comb += [
-                    beats.payload.eq(source.payload),
-                    beats.valid.eq(source.valid),
-                    source.ready.eq(beats.ready),
-                ]
-        with m.If(beats.valid & beats.ready & beats.payload.last):
-            m.d.sync += port.eq(self._next_port(port))
-        return beats

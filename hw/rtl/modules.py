@@ -15,14 +15,16 @@ COLUMN_MODULE = "heatvit_gemm_column"
 ELEMENT_MODULE = "heatvit_drain_element"
 NORM_MODULE = "heatvit_norm_channel"
 EXP_MODULE = "heatvit_exp_channel"
+RAM_MODULE = "heatvit_ram"
+"""Not generated: ram.v defines it."""
 
 
 def make_modules(config: AccelConfig, multiplier: Multiplier) -> dict[str, Component]:
-    """Return the components to generate by module name; the last one, the top, instantiates the others.
+    """Return the components to generate by module name; the last one, the top, instantiates the others and RAM_MODULE.
 
     Elaborating a large array in place takes minutes, and as long again in every tool that reads it.
     """
-    separate = SeparateModules(COLUMN_MODULE, ELEMENT_MODULE, NORM_MODULE, EXP_MODULE)
+    separate = SeparateModules(COLUMN_MODULE, ELEMENT_MODULE, NORM_MODULE, EXP_MODULE, RAM_MODULE)
     return {
         COLUMN_MODULE: GemmColumn(config, multiplier),
         ELEMENT_MODULE: DrainElement(),

@@ -2,10 +2,10 @@
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, connect, flipped
 
 from hw.rtl.ports import ADDRESS_WIDTH, READ_LATENCY, read_signature, write_signature
+from hw.rtl.ram import Ram
 from hw.rtl.stream import RoundRobin
 
 
@@ -21,8 +21,9 @@ class Scratchpad(wiring.Component):
     readers : In(read port), array;  writers : In(write port), array
     """
 
-    def __init__(self, depth, width, enables, readers, writers):
-        self._depth, self._width, self._enables = depth, width, enables
+    def __init__(self, depth, width, enables, readers, writers, ram_module: str | None = None):
+        """Take the name of the Verilog module in ram.v, or elaborate the RAM in place."""
+        self._depth, self._width, self._enables, self._ram_module = depth, width, enables, ram_module
         super().__init__(
             {
                 "readers": In(read_signature(width)).array(readers),
@@ -32,16 +33,16 @@ class Scratchpad(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = Memory(shape=self._width, depth=self._depth, init=[])
-        self._read(m, memory.read_port())
-        self._write(m, memory.write_port(granularity=self._width // self._enables))
+        m.submodules.ram = ram = Ram(self._depth, self._width, self._enables, self._ram_module)
+        self._read(m, ram)
+        self._write(m, ram)
         return m
 
-    def _read(self, m, port):
+    def _read(self, m, ram):
         m.submodules.read_arbiter = arbiter = RoundRobin(ADDRESS_WIDTH, len(self.readers))
         response = Signal(self._width, reset_less=True)
-        m.d.comb += [arbiter.o.ready.eq(1), port.addr.eq(arbiter.o.payload)]
-        m.d.sync += response.eq(port.data)  # the block RAM's own output register
+        m.d.comb += [arbiter.o.ready.eq(1), ram.read_address.eq(arbiter.o.payload)]
+        m.d.sync += response.eq(ram.read_data)  # the block RAM's own output register
         for index, reader in enumerate(self.readers):
             connect(m, flipped(reader.request), arbiter.i[index])
             is_granted = arbiter.o.valid & (arbiter.grant == index)
@@ -49,16 +50,16 @@ class Scratchpad(wiring.Component):
             m.d.sync += in_flight.eq(Cat(is_granted, in_flight[:-1]))
             m.d.comb += [reader.response.eq(response), reader.response_valid.eq(in_flight[-1])]
 
-    def _write(self, m, port):
+    def _write(self, m, ram):
         layout = self.writers[0].request.payload.shape()
         m.submodules.write_arbiter = arbiter = RoundRobin(layout, len(self.writers))
         request = arbiter.o.payload
         m.d.comb += [
             arbiter.o.ready.eq(1),
-            port.addr.eq(request.address),
-            port.data.eq(request.data),
+            ram.write_address.eq(request.address),
+            ram.write_data.eq(request.data),
         ]
         with m.If(arbiter.o.valid):
-            m.d.comb += port.en.eq(request.enable)
+            m.d.comb += ram.write_enable.eq(request.enable)
         for index, writer in enumerate(self.writers):
             connect(m, flipped(writer.request), arbiter.i[index])

@@ -39,6 +39,7 @@ class SeparateModules:
     element: str | None = None
     norm: str | None = None
     exp: str | None = None
+    ram: str | None = None
 
 
 IN_PLACE = SeparateModules()
@@ -120,7 +121,7 @@ class Top(wiring.Component):
             "row_scale": (vector.row_scale,),
         }
         for name, (depth, width, enables) in shapes.items():
-            memory = Scratchpad(depth, width, enables, len(readers[name]), len(writers[name]))
+            memory = Scratchpad(depth, width, enables, len(readers[name]), len(writers[name]), self._separate.ram)
             m.submodules[f"{name}_memory"] = DomainRenamer("unit")(memory)
             for client, port in zip((*readers[name], *writers[name]), (*memory.readers, *memory.writers), strict=True):
                 connect(m, client, port)

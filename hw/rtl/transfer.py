@@ -30,7 +30,9 @@ class Transfer(wiring.Component):
     command, done, fault : see unit_signature
     regions : In(regions_layout) - stable during a run
     bursts : Out(stream of burst_layout)
-    memory : Out(8) - the Memory of the command
+    start : Out(1) - a legal command begins: the first burst comes in the next cycle.
+    base : Out(ADDRESS_WIDTH), block : Out - with start: the first word, and the first DDR block (address / 64).
+    memory : Out(8) - the Memory of the command, from start on
     address : Out(ADDRESS_WIDTH), has_words : Out(1) - the next word, and whether there is one.
     step : In(1) - the next word is moved.
     is_settled : In(1) - what was moved is visible; done when it holds after the last word and the last burst.
@@ -43,6 +45,9 @@ class Transfer(wiring.Component):
                 **unit_signature(),
                 "regions": In(regions_layout),
                 "bursts": Out(stream.Signature(burst_layout)),
+                "start": Out(1),
+                "base": Out(ADDRESS_WIDTH),
+                "block": Out(burst_layout["block"].shape),
                 "memory": Out(8),
                 "address": Out(ADDRESS_WIDTH),
                 "has_words": Out(1),
@@ -60,7 +65,9 @@ class Transfer(wiring.Component):
         m.submodules.splitter = splitter = BurstSplitter()
         connect(m, splitter.o, flipped(self.bursts))
         m.d.comb += [
-            splitter.i.payload.block.eq((region.base + command.offset) >> BLOCK_BITS),
+            self.base.eq(command[self._base_field]),
+            self.block.eq((region.base + command.offset) >> BLOCK_BITS),
+            splitter.i.payload.block.eq(self.block),
             splitter.i.payload.blocks.eq(command.length >> BLOCK_BITS),
             self.memory.eq(command.memory),
             self.has_words.eq(words_left != 0),
@@ -74,9 +81,9 @@ class Transfer(wiring.Component):
                     m.d.sync += command.eq(self.command.payload)
                     m.next = "Check"
             with m.State("Check"):
-                m.d.comb += [splitter.i.valid.eq(is_legal), self.fault.eq(~is_legal)]
+                m.d.comb += [splitter.i.valid.eq(is_legal), self.start.eq(is_legal), self.fault.eq(~is_legal)]
                 with m.If(is_legal):
-                    m.d.sync += self.address.eq(command[self._base_field])
+                    m.d.sync += self.address.eq(self.base)
                     with m.Switch(command.memory):
                         for memory, (word_bytes, _) in self._memories.items():
                             with m.Case(memory):
