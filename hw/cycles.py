@@ -15,7 +15,7 @@ from hw.isa import DESCRIPTOR_BYTES, UNIT_OF, Descriptor, Opcode, Unit
 from hw.memory_model import MemoryModel
 from hw.program import Program
 from hw.timing import QUEUE_DEPTH, READ_BLOCKS
-from hw.unit_cycles import Port, Tokens, Work, unit_work
+from hw.unit_cycles import Port, Tokens, Work, gemm_steps, unit_work
 
 EPSILON = 1e-6
 """Times closer than this are the same cycle."""
@@ -26,10 +26,15 @@ FETCHED_AHEAD = READ_BLOCKS + 1
 
 @dataclass(frozen=True)
 class UnitCycles:
-    """Cycles of one unit: busy; waits for each other unit; and how many of the busy ones shared ports have cost."""
+    """Cycles of one unit between the start of the run and its last done.
+
+    waits: the next descriptor waited for another unit; starved: it had not come yet, because the fetch or a full queue
+    of another unit held it back. contention: those of the busy cycles that shared ports have cost.
+    """
 
     busy: int
     waits: dict[Unit, int]
+    starved: int
     contention: int
 
     @property
@@ -50,11 +55,14 @@ class Span:
 class CycleEstimate:
     """What a run takes.
 
-    layers adds up to cycles: a layer has the cycles by which its descriptors moved the last completion on, in program
-    order. spans follow the descriptors; END, which no unit executes, has none.
+    macs: products that the results need, with channels padded to the depth of the array. layers adds up to cycles: a
+    layer has the cycles by which its descriptors moved the last completion on, in program order. LOADs do not count,
+    because they run ahead: time spent on weights is that of the layer that waits for them.
+    spans follow the descriptors; END, which no unit executes, has none.
     """
 
     cycles: int
+    macs: int
     layers: dict[str, int]
     units: dict[Unit, UnitCycles]
     spans: tuple[Span, ...]
@@ -65,15 +73,25 @@ def estimate(program: Program, token_counts: Sequence[int], memory: MemoryModel)
 
     Raises ValueError if there are not as many counts as selectors, or one is impossible.
     """
-    spans, cycles, units = replay(program.descriptors, token_counts, program.config, memory)
+    config = program.config
+    spans, cycles, units = replay(program.descriptors, token_counts, config, memory)
+    tokens = live_tokens(program.descriptors, token_counts)
+    macs = sum(_macs(each, at.live, config) for each, at in zip(program.descriptors, tokens, strict=False))
     layers: dict[str, int] = dict.fromkeys(program.layers, 0)
     last = 0
-    for span, layer in zip(spans, program.layers, strict=False):  # END has a layer, but no span
-        end = max(last, round(span.done))
+    for descriptor, layer, span in zip(program.descriptors, program.layers, spans, strict=False):  # END has no span
+        end = last if descriptor.opcode == Opcode.LOAD else max(last, round(span.done))
         layers[layer] += end - last
         last = end
     layers[program.layers[-1]] += cycles - last
-    return CycleEstimate(cycles, layers, units, spans)
+    return CycleEstimate(cycles, macs, layers, units, spans)
+
+
+def _macs(descriptor: Descriptor, live: int, config: AccelConfig) -> int:
+    """Return the products of a GEMM; 0 for every other opcode."""
+    if descriptor.opcode != Opcode.GEMM:
+        return 0
+    return (descriptor.rows or live) * (descriptor.cols or live) * gemm_steps(descriptor, live, config) * config.depth
 
 
 def replay(
@@ -140,6 +158,7 @@ class _UnitState:
     activity: _Activity | None = None
     done_times: list[float] = field(default_factory=list)
     busy: float = 0.0
+    starved: float = 0.0
     contention: float = 0.0
     waits: dict[Unit, float] = field(default_factory=lambda: dict.fromkeys(Unit, 0.0))
 
@@ -173,6 +192,7 @@ class _Replay:
             unit: UnitCycles(
                 round(state.busy),
                 {other: round(value) for other, value in state.waits.items()},
+                round(state.starved),
                 round(state.contention),
             )
             for unit, state in self._units.items()
@@ -280,6 +300,7 @@ class _Replay:
         due = self._due(index)
         assert due is not None
         waiting_from = max(self._dispatches[index] + 1, self._free_time(state))
+        state.starved += max(0.0, self._dispatches[index] + 1 - self._free_time(state))
         state.waits[due[1]] += max(0.0, due[0] - waiting_from)
         self._issues[index] = self._now
         state.running, state.activity = index, _Activity.of(self._jobs[index])

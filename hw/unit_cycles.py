@@ -106,6 +106,11 @@ def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memor
             raise ValueError(f"opcode must be that of a unit, not {descriptor.opcode!r}")
 
 
+def gemm_steps(descriptor: Descriptor, live: int, config: AccelConfig) -> int:
+    """Return the steps of a tile of a GEMM: words of its operands, or those of the live tokens."""
+    return descriptor.src_words or ceil_div(live, config.depth)
+
+
 def _streamed(lead: float, steady: float, tail: float, demand: Mapping[Port, float]) -> Work:
     """Return a Work whose demands are at most one use a cycle."""
     return Work(lead, steady, tail, {port: min(uses, 1.0) for port, uses in demand.items()})
@@ -114,7 +119,7 @@ def _streamed(lead: float, steady: float, tail: float, demand: Mapping[Port, flo
 def _gemm(descriptor: Descriptor, row_tiles: int, live: int, config: AccelConfig) -> Work:
     """Tiles follow each other in max(steps, C/K) cycles; the first waits for its constants, the last drains."""
     words = ceil_div(descriptor.cols or live, config.depth)
-    steps = descriptor.src_words or ceil_div(live, config.depth)
+    steps = gemm_steps(descriptor, live, config)
     tile_words = config.columns // config.depth
     column_tiles = ceil_div(words, tile_words)
     tiles, first_words = row_tiles * column_tiles, min(words, tile_words)
@@ -145,7 +150,9 @@ def _layer_norm(tiles: int, words: int) -> Work:
     """Sums of a tile, the statistics beside the sums of the next and the normalisation of the one before."""
     steady = 2 * words + STATISTICS_CYCLES
     if tiles > 1:
-        steady += max(STATISTICS_CYCLES, words + 4) + (tiles - 2) * max(STATISTICS_CYCLES, 2 * words + 5)
+        # The sums of the second tile, the tiles in the middle, and the normalisation before the last tile's.
+        steady = 2 * words + max(STATISTICS_CYCLES, words + 4) + max(STATISTICS_CYCLES, words + 6)
+        steady += (tiles - 2) * max(STATISTICS_CYCLES, 2 * words + 5)
     reads = 2 * words * tiles / steady
     return _streamed(5, steady, 15, {Port.WIDE_READ: reads, Port.PARAM_READ: reads / 2, Port.ACT_WRITE: reads / 2})
 
