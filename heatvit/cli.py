@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,6 +148,33 @@ def generate(
 
 
 @app.command()
+def cycles(
+    network: Annotated[
+        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
+    ] = "deit_tiny",
+    config: Config = "zcu102_2048",
+    tokens: Annotated[
+        str, typer.Option("--tokens", metavar="N,N,..", help="Live tokens after each selector; none: no selectors.")
+    ] = "",
+    table: Annotated[
+        str, typer.Option("--table", metavar="N,N,..", help="Also a block and a selector at these token counts.")
+    ] = "",
+    json_file: JsonFile = None,
+) -> int:
+    """Estimate the cycles of a network with the cycle model: no weights and no simulation.
+
+    Example: `heatvit cycles --network deit_tiny --config zcu102_2048 --tokens 88,45,32`
+    """
+    from heatvit import cycles as model
+
+    counts, rows = (model.parse_tokens(text) if text else [] for text in (tokens, table))
+    result = model.estimate_cycles(network, config, counts, rows)
+    _print_table(model.SOURCE, ("", "cycles", "share", "waits for, and cycles lost to"), model.table_rows(result))
+    hidden = ("parts", "layers", "units")
+    return _finish(model.SOURCE, result, json_file, hidden=hidden)
+
+
+@app.command()
 def simulate(
     network: Annotated[Path, typer.Argument(metavar="NETWORK.safetensors", help="Integer network.")],
     images: Images = "digits:test",
@@ -211,9 +239,11 @@ def demo(
     return 0 if result["rtl"]["mismatches"] == 0 and result["qat_equals_golden"] else EXIT_FAILED
 
 
-def _finish(title: str, result: dict[str, Any], json_file: Path | None, *, failed: bool = False) -> int:
-    """Print a result, write it as JSON if asked to, and return the exit code."""
-    _print_result(title, result)
+def _finish(
+    title: str, result: dict[str, Any], json_file: Path | None, *, failed: bool = False, hidden: tuple[str, ...] = ()
+) -> int:
+    """Print a result without its hidden values, write all of it as JSON if asked to, and return the exit code."""
+    _print_result(title, {name: value for name, value in result.items() if name not in hidden})
     if json_file is not None:
         write_json(json_file, result)
     return EXIT_FAILED if failed else 0
@@ -223,6 +253,15 @@ def _print_result(title: str, result: dict[str, Any]) -> None:
     table = Table(title=escape(title), title_justify="left", show_header=False)
     for name, value in result.items():
         table.add_row(escape(name), escape(_brief(value)))
+    Console().print(table)
+
+
+def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=escape(title), title_justify="left")
+    for column, name in enumerate(header):
+        table.add_column(escape(name), justify="right" if column in (1, 2) else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from amaranth.hdl import ValueCastable
 from amaranth.sim import Simulator
 
-from hw.rtl.ports import READ_LATENCY
+from hw.timing import READ_LATENCY
 
 
 def pack_word(values, bits):

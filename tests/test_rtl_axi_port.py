@@ -14,7 +14,8 @@ from rtl_axi import AxiMemory, axi_reads, axi_writes
 from rtl_streams import run, sink, source
 
 from hw.rtl.axi_port import AxiPort
-from hw.rtl.burst import MAX_WRITES, READ_BLOCKS, BurstSplitter
+from hw.rtl.burst import MAX_WRITES, BurstSplitter
+from hw.timing import READ_BLOCKS
 
 
 def make_memory(**behaviour):

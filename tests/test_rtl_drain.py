@@ -9,8 +9,9 @@ import pytest
 from rtl_streams import run
 
 from hw.isa import Drain
-from hw.rtl.drain_element import ELEMENT_LATENCY, RESIDUAL_CYCLES, DrainElement
+from hw.rtl.drain_element import DrainElement
 from hw.rtl.word_walk import WordWalk
+from hw.timing import ELEMENT_LATENCY, RESIDUAL_CYCLES
 from quant.approx import gelu, gelu_constants, sigmoid
 from quant.fixed import requantize, saturate
 

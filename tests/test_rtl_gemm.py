@@ -21,10 +21,10 @@ from rtl_streams import pack_word, read_port, run, source, unpack_word, write_po
 
 from hw.config import CONFIGS, AccelConfig
 from hw.isa import Descriptor, Drain, Opcode
-from hw.rtl.drain import words_in_flight
 from hw.rtl.drain_element import DrainElement
 from hw.rtl.gemm import Gemm
 from hw.rtl.packed_dot import Multiplier
+from hw.timing import words_in_flight
 from quant.approx import gelu, gelu_constants, sigmoid
 from quant.fixed import requantize, saturate
 

@@ -18,8 +18,9 @@ from rtl_streams import run
 
 from hw.config import AccelConfig
 from hw.rtl import packed_dot
-from hw.rtl.gemm_array import GemmArray, GemmColumn, array_latency
+from hw.rtl.gemm_array import GemmArray, GemmColumn
 from hw.rtl.packed_dot import Multiplier
+from hw.timing import array_latency
 
 SIZES = {"act_words": 64, "wide_words": 64, "weight_words": 64, "param_words": 64, "max_tokens": 32}
 SHAPES = [(2, 4, 2), (2, 8, 4), (4, 8, 8), (2, 16, 16)]

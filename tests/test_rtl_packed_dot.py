@@ -16,7 +16,8 @@ from rtl_streams import run, run_pipeline
 
 from hw.rtl import packed_dot
 from hw.rtl.delay import delay
-from hw.rtl.packed_dot import Multiplier, PackedDot, dot_latency, expand_pair, operand_delays, pack_pair
+from hw.rtl.packed_dot import Multiplier, PackedDot, expand_pair, operand_delays, pack_pair
+from hw.timing import dot_latency
 
 
 class Skewed(wiring.Component):

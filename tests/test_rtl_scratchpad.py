@@ -9,8 +9,8 @@ from random import Random
 import pytest
 from rtl_streams import run
 
-from hw.rtl.ports import READ_LATENCY
 from hw.rtl.scratchpad import Scratchpad
+from hw.timing import READ_LATENCY
 
 
 async def write(ctx, port, address, data, enable):

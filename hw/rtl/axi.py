@@ -7,6 +7,7 @@ from amaranth.lib import data
 from amaranth.lib.wiring import In, Out, Signature
 
 from hw.regmap import ADDRESS_BITS
+from hw.timing import BURST_BLOCKS
 
 AXI_ADDRESS_WIDTH = 40
 """Physical address bits of the Zynq UltraScale+ processing system."""
@@ -16,9 +17,6 @@ ID_WIDTH = 1
 
 BLOCK_BYTES = 64
 """Granularity of every DDR access of the core: regions, offsets, lengths and descriptors are multiples of it."""
-
-BURST_BLOCKS = 4
-"""A burst ends at the next multiple of 256 bytes: it cannot cross a 4 KiB boundary, and has 64 beats at most."""
 
 
 def axi_lite_signature():

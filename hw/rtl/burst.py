@@ -11,7 +11,6 @@ from amaranth.utils import exact_log2
 
 from hw.rtl.axi import (
     BLOCK_BYTES,
-    BURST_BLOCKS,
     ID_WIDTH,
     address_layout,
     burst_layout,
@@ -20,9 +19,7 @@ from hw.rtl.axi import (
     write_beat_layout,
 )
 from hw.rtl.stream import Fifo, RoundRobin
-
-READ_BLOCKS = 16
-"""Blocks that one reader may have requested and not yet handed on: four full bursts hide the latency of the DDR."""
+from hw.timing import BURST_BLOCKS, READ_BLOCKS
 
 WRITE_BLOCKS = 2 * BURST_BLOCKS
 """Blocks buffered for writing: one burst on the bus while the next one fills."""

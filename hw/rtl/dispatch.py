@@ -7,9 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from hw.isa import Unit
 from hw.rtl.ports import descriptor_layout
 from hw.rtl.stream import Fifo
-
-QUEUE_DEPTH = 4
-"""Descriptors that wait for one unit; a full queue holds back the ones behind it in the program."""
+from hw.timing import QUEUE_DEPTH
 
 COUNT_WIDTH = 16
 """Completed descriptors are counted modulo 2**16, as the wait fields are."""

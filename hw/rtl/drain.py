@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from hw.config import AccelConfig
 from hw.isa import Drain
 from hw.rtl.delay import delay
-from hw.rtl.drain_element import ELEMENT_LATENCY, RESIDUAL_CYCLES, DrainElement
+from hw.rtl.drain_element import DrainElement
 from hw.rtl.gemm_array import ACC_WIDTH
 from hw.rtl.joint_read import JointRead
 from hw.rtl.ports import (
@@ -22,17 +22,13 @@ from hw.rtl.ports import (
 )
 from hw.rtl.stream import Fifo
 from hw.rtl.word_walk import WordWalk
+from hw.timing import ELEMENT_LATENCY, RESIDUAL_CYCLES, words_in_flight
 
 CONSTANTS = data.StructLayout({"bias": signed(32), "mult": 16, "shift": 6})
 """Bias and scale of one column, or in mode ROW_SCALE of one row."""
 
 PARAM_MODES = (Drain.INT8, Drain.GELU, Drain.SIGMOID, Drain.RESIDUAL, Drain.WIDE)
 WIDE_MODES = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
-
-
-def words_in_flight(config: AccelConfig):
-    """Output words between the read of their constants and their write: enough for the pipelines to stay full."""
-    return max(32, 8 * config.columns // config.depth)
 
 
 class DrainUnit(wiring.Component):

@@ -9,16 +9,6 @@ from hw.rtl.gelu import Gelu
 from hw.rtl.requantize import Requantize
 from hw.rtl.sigmoid import Sigmoid
 
-RESIDUAL_CYCLES = 1 + Requantize.LATENCY
-"""Cycles after its accumulator at which the residual of that element is added."""
-
-ELEMENT_LATENCY = {
-    **dict.fromkeys(Drain, RESIDUAL_CYCLES + 1),
-    Drain.SIGMOID: RESIDUAL_CYCLES + Sigmoid.LATENCY + 1,
-    Drain.GELU: RESIDUAL_CYCLES + Gelu.LATENCY + Requantize.LATENCY + 1,
-}
-"""Cycles from `acc` to `o` in each mode."""
-
 
 class DrainElement(wiring.Component):
     """Bias, requantize and the function of `mode`; a pipeline that never stops, latency ELEMENT_LATENCY[mode].

@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.delay import delay
+from hw.timing import GELU_CYCLES
 from quant.approx import ERF_KNEE_Q10
 
 
@@ -20,7 +21,7 @@ class Gelu(wiring.Component):
     o : Out(signed(32))
     """
 
-    LATENCY = 7
+    LATENCY = GELU_CYCLES
 
     def __init__(self):
         super().__init__(

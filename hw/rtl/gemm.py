@@ -11,7 +11,6 @@ from hw.rtl.gemm_array import STEP, GemmArray
 from hw.rtl.joint_read import JointRead
 from hw.rtl.packed_dot import Multiplier
 from hw.rtl.ports import (
-    READ_LATENCY,
     act_read,
     act_write,
     descriptor_layout,
@@ -23,6 +22,7 @@ from hw.rtl.ports import (
     wide_write,
 )
 from hw.rtl.tile_walk import TileWalk
+from hw.timing import READ_LATENCY
 
 
 class Gemm(wiring.Component):

@@ -7,26 +7,19 @@ from amaranth.lib.wiring import In, Out
 from hw.config import AccelConfig
 from hw.rtl.delay import delay
 from hw.rtl.packed_dot import (
-    CHAIN_MAX,
     PACKED_WIDTH,
     Multiplier,
     PackedDot,
-    dot_latency,
     expand_pair,
     operand_delays,
     pack_pair,
 )
+from hw.timing import CHAIN_MAX, array_latency
 
 ACC_WIDTH = 32
 
 STEP = data.StructLayout({"valid": 1, "first": 1, "last": 1})
 """One multiply step: whether there is one, and whether it starts and ends an accumulation."""
-
-
-def array_latency(config: AccelConfig):
-    """Cycles from a last step at the array's inputs to the first word of its sums."""
-    chains = -(-config.depth // CHAIN_MAX)
-    return dot_latency(min(config.depth, CHAIN_MAX)) + (chains - 1) + 3
 
 
 class GemmColumn(wiring.Component):

@@ -5,7 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.delay import delay
-from hw.rtl.ports import ADDRESS_WIDTH, READ_LATENCY, read_signature
+from hw.rtl.ports import ADDRESS_WIDTH, read_signature
+from hw.timing import READ_LATENCY
 
 
 class JointRead(wiring.Component):

@@ -6,8 +6,7 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, sign
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-CHAIN_MAX = 8
-"""Multipliers in one chain: 8 * 128 * 127 = 130048 < 2**17, a ninth could overflow the low field."""
+from hw.timing import dot_latency
 
 LOW_BITS = 18
 """Width of the low field of a packed sum; the high field starts above it and is as wide."""
@@ -32,11 +31,6 @@ class Multiplier(Enum):
 
     BEHAVIOURAL = "behavioural"
     DSP48E2 = "dsp48e2"
-
-
-def dot_latency(depth):
-    """Cycles from operand 0 to the sum: input, product and sum register, and one more sum for each further cell."""
-    return depth + 2
 
 
 def operand_delays(multiplier, depth):

@@ -9,9 +9,6 @@ from hw.isa import FIELD_BITS
 ADDRESS_WIDTH = 16
 """Every on-chip address is a word index of 16 bits; the unit that forms it checks it against the memory's depth."""
 
-READ_LATENCY = 2
-"""Cycles from an accepted read request to its response (block RAM with its output register)."""
-
 descriptor_layout = data.StructLayout(FIELD_BITS)
 """A decoded descriptor; the fields and their order are those of hw.isa."""
 

@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.delay import delay
+from hw.timing import REQUANTIZE_CYCLES
 
 SPLIT = 17
 """The accumulator is split here into two DSP products: 17 is the shift that a DSP cascade has built in."""
@@ -21,7 +22,7 @@ class Requantize(wiring.Component):
     o : Out(signed(bits))
     """
 
-    LATENCY = 6
+    LATENCY = REQUANTIZE_CYCLES
 
     def __init__(self, bits):
         self._bits = bits

@@ -4,9 +4,10 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, connect, flipped
 
-from hw.rtl.ports import ADDRESS_WIDTH, READ_LATENCY, read_signature, write_signature
+from hw.rtl.ports import ADDRESS_WIDTH, read_signature, write_signature
 from hw.rtl.ram import Ram
 from hw.rtl.stream import RoundRobin
+from hw.timing import READ_LATENCY
 
 
 class Scratchpad(wiring.Component):

@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.delay import delay
+from hw.timing import SIGMOID_CYCLES
 
 
 class Sigmoid(wiring.Component):
@@ -17,7 +18,7 @@ class Sigmoid(wiring.Component):
     x : In(signed(16));  o : Out(8)
     """
 
-    LATENCY = 3
+    LATENCY = SIGMOID_CYCLES
 
     def __init__(self):
         super().__init__(

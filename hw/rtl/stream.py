@@ -5,7 +5,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.rtl.ports import ADDRESS_WIDTH, READ_LATENCY, read_signature
+from hw.rtl.ports import ADDRESS_WIDTH, read_signature
+from hw.timing import READ_LATENCY
 
 
 class Fifo(wiring.Component):

@@ -8,7 +8,8 @@ from amaranth.utils import ceil_log2
 
 from hw.config import AccelConfig
 from hw.rtl.delay import delay
-from hw.rtl.ports import READ_LATENCY, token_read
+from hw.rtl.ports import token_read
+from hw.timing import READ_LATENCY
 
 
 class TokenList(wiring.Component):

@@ -1,0 +1,52 @@
+"""Cycle counts and buffer sizes of the RTL that the cycle model (hw/cycles.py) needs too; no amaranth here."""
+
+from __future__ import annotations
+
+from hw.config import AccelConfig
+from hw.isa import Drain
+
+QUEUE_DEPTH = 4
+"""Descriptors that wait for one unit; a full queue holds back the ones behind it in the program."""
+
+READ_LATENCY = 2
+"""Cycles from an accepted read request to its response (block RAM with its output register)."""
+
+BURST_BLOCKS = 4
+"""A burst ends at the next multiple of 256 bytes: it cannot cross a 4 KiB boundary, and has 64 beats at most."""
+
+READ_BLOCKS = 16
+"""Blocks that one reader may have requested and not yet handed on: four full bursts hide the latency of the DDR."""
+
+CHAIN_MAX = 8
+"""Multipliers in one chain: 8 * 128 * 127 = 130048 < 2**17, a ninth could overflow the low field."""
+
+REQUANTIZE_CYCLES = 6
+GELU_CYCLES = 7
+SIGMOID_CYCLES = 3
+"""Lengths of the pipelines behind the array."""
+
+RESIDUAL_CYCLES = 1 + REQUANTIZE_CYCLES
+"""Cycles after its accumulator at which the residual of a drain element is added."""
+
+ELEMENT_LATENCY = {
+    **dict.fromkeys(Drain, RESIDUAL_CYCLES + 1),
+    Drain.SIGMOID: RESIDUAL_CYCLES + SIGMOID_CYCLES + 1,
+    Drain.GELU: RESIDUAL_CYCLES + GELU_CYCLES + REQUANTIZE_CYCLES + 1,
+}
+"""Cycles from `acc` to `o` of a drain element in each mode."""
+
+
+def dot_latency(depth: int) -> int:
+    """Cycles from operand 0 to the sum: input, product and sum register, and one more sum for each further cell."""
+    return depth + 2
+
+
+def array_latency(config: AccelConfig) -> int:
+    """Cycles from a last step at the array's inputs to the first word of its sums."""
+    chains = -(-config.depth // CHAIN_MAX)
+    return dot_latency(min(config.depth, CHAIN_MAX)) + (chains - 1) + 3
+
+
+def words_in_flight(config: AccelConfig) -> int:
+    """Output words of the drain between the read of their constants and their write: enough for full pipelines."""
+    return max(32, 8 * config.columns // config.depth)
