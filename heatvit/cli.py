@@ -30,6 +30,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+bench_app = typer.Typer(help="Measure the simulated accelerator.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.", dir_okay=False)
 ]
@@ -237,6 +240,48 @@ def demo(
     if json_file is not None:
         write_json(json_file, result)
     return 0 if result["rtl"]["mismatches"] == 0 and result["qat_equals_golden"] else EXIT_FAILED
+
+
+@bench_app.command()
+def cycles(
+    weights: Annotated[Path, typer.Option("--weights", metavar="FILE", help="Float weights with timm's names.")],
+    images: Images,
+    network: Annotated[
+        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology; its selectors are left out.")
+    ] = "deit_tiny",
+    calibrate: Annotated[
+        str | None,
+        typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales [default: last of --images]"),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Measure the first so many pictures.")] = 1,
+    config: Config = "zcu102_2048",
+    work: Work = WORK_FOLDER,
+    json_file: JsonFile = None,
+) -> int:
+    """Count the cycles of a network on the RTL with a model of the board's DDR, and compare every layer.
+
+    Exit code 1 if anything differs.
+
+    Example: `heatvit bench cycles --network deit_tiny --weights deit_tiny.npz --images pictures.npz --json cycles.json`
+    """
+    from heatvit import bench
+
+    with show_progress() as progress:
+        report = reporter(progress)
+        result = bench.bench_cycles(network, weights, images, count, config, calibrate, work, report)
+    _print_layers(result.get("layers", []))
+    return _finish("measured", result, json_file, failed=result["mismatches"] > 0)
+
+
+def _print_layers(layers: list[dict[str, Any]]) -> None:
+    table = Table(title="layers, in the order in which they end", title_justify="left")
+    for name in ("layer", "GMAC", "ideal cycles", "cycles", "utilisation", "main stall"):
+        table.add_column(name, justify="left" if name in ("layer", "main stall") else "right")
+    for row in layers:
+        share = "" if row["utilisation"] is None else f"{100 * row['utilisation']:.1f} %"
+        numbers = (f"{row['macs'] / 1e9:.4f}", f"{row['ideal_cycles']:.0f}", f"{row['cycles']:.0f}", share)
+        table.add_row(row["layer"], *numbers, row["stall"])
+    Console().print(table)
 
 
 def _finish(

@@ -61,30 +61,48 @@ def evaluate(network: nn.Module, config: NetworkConfig, pictures: Pictures, batc
 
 
 def macs(config: NetworkConfig, token_counts: Sequence[int]) -> int:
-    """Return the multiply-accumulates of one picture, selectors included, tile waste and vector functions not.
+    """Return the multiply-accumulates of one picture: the sum of `layer_macs`."""
+    return sum(layer_macs(config, token_counts).values())
 
-    token_counts holds the live tokens after each selector. Padding (patch row 0, lanes, columns) costs nothing here:
-    this is the conventional count that papers compare.
+
+def layer_macs(config: NetworkConfig, token_counts: Sequence[int]) -> dict[str, int]:
+    """Return the multiply-accumulates of each layer of one picture, selectors included, in order of computation.
+
+    token_counts holds the live tokens after each selector; names are those of docs/architecture.md section 2. Tile
+    waste and vector functions are not counted, and padding (patch row 0, lanes, columns) costs nothing: this is the
+    conventional count that papers compare. Raises ValueError if token_counts has another length.
     """
     if len(token_counts) != len(config.selectors):
         raise ValueError(f"token_counts must have {len(config.selectors)} entries, not {token_counts!r}")
     dim, tokens = config.embed_dim, config.num_tokens
-    total = config.num_patches * config.patch_dim * dim + dim * config.num_classes
+    result = {"patch_embed": config.num_patches * config.patch_dim * dim}
     for block in range(config.depth):
         if block in config.selectors:
-            total += tokens * _selector_macs_per_token(config)
-            tokens = token_counts[config.selectors.index(block)]
-        linear = 4 * dim * dim + 2 * dim * config.mlp_hidden  # q, k, v, proj, fc1, fc2
-        attention = 2 * tokens * dim  # scores and context
-        total += tokens * (linear + attention)
-    return total
+            stage = config.selectors.index(block)
+            per_token = _selector_macs_per_token(config)
+            result |= {f"selectors.{stage}.{name}": tokens * count for name, count in per_token.items()}
+            tokens = token_counts[stage]
+        per_token = {
+            **{f"attn.{name}": dim * dim for name in ("q", "k", "v")},
+            "attn.scores": tokens * dim,
+            "attn.context": tokens * dim,
+            "attn.proj": dim * dim,
+            "mlp.fc1": dim * config.mlp_hidden,
+            "mlp.fc2": dim * config.mlp_hidden,
+        }
+        result |= {f"blocks.{block}.{name}": tokens * count for name, count in per_token.items()}
+    return {**result, "head": dim * config.num_classes}
 
 
-def _selector_macs_per_token(config: NetworkConfig) -> int:
+def _selector_macs_per_token(config: NetworkConfig) -> dict[str, int]:
     """Linear layers of docs/architecture.md section 2, with the token mean and the head mean as the GEMMs they are."""
     dim, heads, head_dim = config.embed_dim, config.num_heads, config.head_dim
-    local = token1 = head_dim * (head_dim // 2)
-    token2 = (head_dim // 2) * (head_dim // 4)
-    token_score, pooled = head_dim // 4, head_dim // 2
-    head_branch = config.head_branch_hidden * (dim + heads)
-    return heads * (local + pooled + token1 + token2 + token_score) + head_branch
+    return {
+        "local": heads * head_dim * (head_dim // 2),
+        "pooled": heads * (head_dim // 2),
+        "token1": heads * head_dim * (head_dim // 2),
+        "token2": heads * (head_dim // 2) * (head_dim // 4),
+        "token_score": heads * (head_dim // 4),
+        "head1": config.head_branch_hidden * dim,
+        "head_score": config.head_branch_hidden * heads,
+    }

@@ -18,7 +18,7 @@ from quant import reference
 from quant.network import U8, IntegerNetwork
 from sim.job import Job, JobProgram, JobRun, Outcome
 from sim.runner import run_job
-from sim.verilator import SimulationModel, build
+from sim.verilator import SimulationModel, build, build_process
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as progress(step, done, total); total 0 says that the length of the step is unknown."""
@@ -159,6 +159,19 @@ def build_core(config: AccelConfig, folder: Path, *, waves: bool = False) -> Sim
     """Generate the core's Verilog into folder/verilog and return its executable, cached in folder/build."""
     verilog = generate(config, folder / "verilog")
     return build(verilog.sources, verilog.top, folder / "build", separate_modules=verilog.separate_modules, waves=waves)
+
+
+def build_process_core(config: AccelConfig, folder: Path) -> SimulationModel:
+    """As build_core, but with the DDR model beside the core, to be run by sim.process."""
+    verilog = generate(config, folder / "verilog")
+    return build_process(
+        verilog.sources,
+        verilog.top,
+        folder / "build",
+        axi_ports=config.axi_ports,
+        axi_bytes=config.axi_bytes,
+        separate_modules=verilog.separate_modules,
+    )
 
 
 def make_job(

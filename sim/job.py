@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bitstreams.driver import DEFAULT_WATCHDOG_CYCLES
+from bitstreams.driver import DEFAULT_WATCHDOG_CYCLES, AcceleratorError, HeatVit
 from hw.config import AccelConfig
 
 CLOCK_NS = 4
@@ -127,6 +127,17 @@ class Outcome:
         values = json.loads(path.read_text())
         output = _load_bytes(folder / f"output_{run}.npy")
         return cls(**{**values, "output": output, "token_counts": tuple(values["token_counts"])})
+
+
+def run_picture(core: HeatVit, input_bytes: bytes, timeout_s: float) -> Outcome:
+    """Run one picture through the driver; the driver's errors become part of the outcome."""
+    try:
+        result = core.infer(input_bytes, timeout_s)
+    except AcceleratorError as error:
+        return Outcome(error=str(error), error_code=error.code, error_index=error.index)
+    except TimeoutError as error:
+        return Outcome(error=str(error), is_hang=True)
+    return Outcome(result.output, result.cycles, result.token_counts, result.busy_cycles, result.wait_cycles)
 
 
 def _save_bytes(path: Path, contents: bytes) -> None:

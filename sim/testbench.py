@@ -10,8 +10,8 @@ from pathlib import Path
 import cocotb
 from cocotb.task import bridge
 
-from bitstreams.driver import AcceleratorError, HeatVit
-from sim.job import CLOCK_NS, Job, Outcome
+from bitstreams.driver import HeatVit
+from sim.job import CLOCK_NS, Job, run_picture
 from sim.transport import CocotbTransport
 
 
@@ -35,17 +35,6 @@ def run_all(transport: CocotbTransport, job: Job, folder: Path) -> None:
                 loaded = (run.program, run.watchdog_cycles)
             if run.faulty_buffer:
                 transport.memory.faulty_address = transport.buffer_address(run.faulty_buffer)
-            outcome = run_one(core, run.input, run.timeout_cycles * CLOCK_NS * 1e-9)
+            outcome = run_picture(core, run.input, run.timeout_cycles * CLOCK_NS * 1e-9)
             transport.memory.faulty_address = None
             outcome.save(folder, index)
-
-
-def run_one(core: HeatVit, input_bytes: bytes, timeout_s: float) -> Outcome:
-    """Run one picture; the driver's errors become part of the outcome."""
-    try:
-        result = core.infer(input_bytes, timeout_s)
-    except AcceleratorError as error:
-        return Outcome(error=str(error), error_code=error.code, error_index=error.index)
-    except TimeoutError as error:
-        return Outcome(error=str(error), is_hang=True)
-    return Outcome(result.output, result.cycles, result.token_counts, result.busy_cycles, result.wait_cycles)

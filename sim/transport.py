@@ -11,25 +11,17 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from cocotb.clock import Clock
 from cocotb.task import resume
 from cocotb.triggers import ClockCycles, Timer, with_timeout
 from cocotb.utils import get_sim_time
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiSlave
 from cocotbext.axi.sparse_memory import SparseMemory
-from numpy.typing import NDArray
 
 from bitstreams.driver import ADDRESS_LIMIT
 from hw.regmap import REGISTERS
+from sim.buffers import POISON, AddressSpace, SimulatedBuffer
 from sim.job import CLOCK_NS
-
-DDR_BASE = 0x8_0000_0000
-"""Buffers lie above 4 GiB (a Zynq's high DDR), so that an address cut to 32 bits fails."""
-
-PAGE_BYTES = 4096
-POISON = 0xA5
-"""What a new buffer holds on the device side, so that unwritten memory never looks like zeros."""
 
 REGISTER_TIMEOUT_CYCLES = 10_000
 IDLE_CYCLES = 500
@@ -42,14 +34,12 @@ class DeviceMemory:
     def __init__(self) -> None:
         self._memory = SparseMemory(ADDRESS_LIMIT)
         self._buffers: dict[int, int] = {}  # address -> size
-        self._next_address = DDR_BASE
+        self._addresses = AddressSpace()
         self.faulty_address: int | None = None
 
     def allocate(self, num_bytes: int) -> int:
         """Return the address of a new page-aligned buffer full of POISON; addresses are never used twice."""
-        address = self._next_address
-        # One unused page between buffers: running over the end of one never reaches the next.
-        self._next_address += (-(-num_bytes // PAGE_BYTES) + 1) * PAGE_BYTES
+        address = self._addresses.take(num_bytes)
         self._buffers[address] = num_bytes
         self.poke(address, bytes([POISON]) * num_bytes)
         return address
@@ -83,27 +73,6 @@ class DeviceMemory:
                     raise OSError(f"injected fault at {address:#x}")
                 return
         raise OSError(f"no buffer at {address:#x}")
-
-
-class SimulatedBuffer:
-    """A driver buffer whose host copy meets the device memory only in flush() and invalidate()."""
-
-    def __init__(self, memory: DeviceMemory, num_bytes: int) -> None:
-        self._memory = memory
-        self.device_address = memory.allocate(num_bytes)
-        self.host: NDArray[np.uint8] = np.zeros(num_bytes, np.uint8)
-
-    def flush(self) -> None:
-        """Copy host to device."""
-        self._memory.poke(self.device_address, self.host.tobytes())
-
-    def invalidate(self) -> None:
-        """Copy device to host."""
-        self.host[:] = np.frombuffer(self._memory.peek(self.device_address, self.host.size), np.uint8)
-
-    def free(self) -> None:
-        """Give the device memory back."""
-        self._memory.free(self.device_address)
 
 
 class CocotbTransport:

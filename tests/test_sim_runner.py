@@ -24,9 +24,10 @@ from amaranth.lib.wiring import In, Out
 from hw.config import CONFIGS
 from hw.isa import ErrorCode
 from hw.regmap import ID_VALUE, REGISTERS, Control, Status
+from sim.buffers import POISON, SimulatedBuffer
 from sim.job import Job, JobProgram, JobRun, Outcome
 from sim.runner import SimulationError, run_job
-from sim.transport import POISON, DeviceMemory, SimulatedBuffer
+from sim.transport import DeviceMemory
 from sim.verilator import BuildError, build
 
 CONFIG = CONFIGS["tiny"]

@@ -1,0 +1,98 @@
+"""Where the cycles of a run went, layer by layer, from the times at which its descriptors started and ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.isa import UNIT_OF, Descriptor, Opcode, Unit
+from hw.program import Program
+from hw.tiling import ceil_div
+from sim.process import DescriptorTimes
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """One layer of one picture.
+
+    macs as model.evaluate.layer_macs counts them; ideal_cycles of its GEMMs, whole tiles included. cycles is by how
+    much the layer moved the end of everything up to it, so that the layers sum to the run; a layer that was hidden
+    under others has few or none. stall is the unit that was busy longest in those cycles while the array had no
+    descriptor, "dependency" if all units waited longer than that, or empty if the array always had one.
+    """
+
+    name: str
+    macs: int
+    ideal_cycles: int
+    cycles: int
+    stall: str
+
+
+def profile_run(
+    program: Program, times: DescriptorTimes, cycles: int, token_counts: Sequence[int], macs: Mapping[str, int]
+) -> list[LayerProfile]:
+    """Return the layers of a run of `cycles` cycles as they ended; the last end of a descriptor is the run's end.
+
+    Raises ValueError if the times are not those of one whole run of the program.
+    """
+    owners = [UNIT_OF.get(Opcode(descriptor.opcode)) for descriptor in program.descriptors]
+    for unit in Unit:
+        if not len(times.starts[unit]) == len(times.ends[unit]) == owners.count(unit):
+            raise ValueError(f"times must hold {owners.count(unit)} descriptors of {unit.name.lower()}, one run's")
+    origin = max(max(ends, default=0) for ends in times.ends.values()) - cycles
+    ends = {unit: iter(times.ends[unit]) for unit in Unit}
+    layer_ends: dict[str, int] = {}
+    for name, owner in zip(program.layers, owners, strict=True):
+        if owner is not None:
+            layer_ends[name] = max(layer_ends.get(name, 0), next(ends[owner]) - origin)
+    ideal = _ideal_cycles(program, token_counts)
+    busy = {unit: _busy(times.starts[unit], times.ends[unit], origin, cycles) for unit in Unit}
+    layers, frontier = [], 0
+    for name, end in sorted(layer_ends.items(), key=lambda item: item[1]):
+        window = slice(frontier, end)
+        stall = _stall({unit: flags[window] for unit, flags in busy.items()})
+        layers.append(LayerProfile(name, macs.get(name, 0), ideal.get(name, 0), end - frontier, stall))
+        frontier = end
+    return layers
+
+
+def _ideal_cycles(program: Program, token_counts: Sequence[int]) -> dict[str, int]:
+    """Return the cycles that the array needs for each layer if it never waits."""
+    live = program.network_config.num_tokens
+    counts = iter(token_counts)
+    result: dict[str, int] = {}
+    for name, descriptor in zip(program.layers, program.descriptors, strict=True):
+        if descriptor.opcode == Opcode.COMPACT:
+            live = next(counts)
+        if descriptor.opcode == Opcode.GEMM:
+            result[name] = result.get(name, 0) + _gemm_cycles(descriptor, live, program)
+    return result
+
+
+def _gemm_cycles(descriptor: Descriptor, live: int, program: Program) -> int:
+    row_tiles = ceil_div(descriptor.rows or live, program.config.rows)
+    column_tiles = ceil_div(descriptor.cols or live, program.config.columns)
+    return row_tiles * column_tiles * (descriptor.src_words or ceil_div(live, program.config.depth))
+
+
+def _busy(starts: Sequence[int], ends: Sequence[int], origin: int, cycles: int) -> NDArray[np.bool_]:
+    """Return for each cycle of a run whether a unit had a descriptor."""
+    busy = np.zeros(cycles, np.bool_)
+    for start, end in zip(starts, ends, strict=True):
+        busy[max(start - origin, 0) : end - origin] = True
+    return busy
+
+
+def _stall(busy: Mapping[Unit, NDArray[np.bool_]]) -> str:
+    """Name what happened while the array was without a descriptor, see LayerProfile."""
+    is_idle = ~busy[Unit.GEMM]
+    others = {unit.name.lower(): int((flags & is_idle).sum()) for unit, flags in busy.items() if unit is not Unit.GEMM}
+    nobody = is_idle.copy()
+    for flags in busy.values():
+        nobody &= ~flags
+    others["dependency"] = int(nobody.sum())
+    name = max(others, key=lambda other: others[other])
+    return name if others[name] else ""

@@ -1,0 +1,151 @@
+"""Cycle benchmark: attribution of cycles to layers, and the whole command on a small network.
+
+Testpoints
+- the cycles of the layers sum to the run, in the order in which layers end; a layer hidden under others has none
+- ideal cycles follow the tiles, also of a pruned picture; the stall names the unit that the array waited for
+- times that are not one run's are refused
+- the command measures a float network on the RTL: no mismatch, every key of the result, rates that follow the cycles
+- a run that differs gives exit code 1 and the place
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from heatvit import bench, cli
+from hw.config import CONFIGS
+from hw.isa import Descriptor, Opcode, Unit
+from model.evaluate import layer_macs, macs
+from model.vit import IMAGENET, VisionTransformer
+from quant.config import NetworkConfig
+from sim.process import DescriptorTimes
+from sim.profile import profile_run
+
+CONFIG = CONFIGS["tiny"]  # 2 rows x 8 columns x depth 4
+SMALL = NetworkConfig(
+    image_size=8,
+    patch_size=4,
+    in_chans=3,
+    num_classes=5,
+    embed_dim=16,
+    depth=2,
+    num_heads=2,
+    mlp_hidden=24,
+)
+NO_TIMES: dict[Unit, list[int]] = {unit: [] for unit in Unit}
+
+
+def program(*descriptors: tuple[str, Descriptor]) -> Any:
+    """What profile_run needs of a program: descriptors with their layers, of a network of 5 tokens."""
+    layers, work = zip(*descriptors, strict=True)
+    return SimpleNamespace(config=CONFIG, network_config=SimpleNamespace(num_tokens=5), layers=layers, descriptors=work)
+
+
+def gemm(**fields: int) -> Descriptor:
+    return Descriptor(Opcode.GEMM, **fields)
+
+
+def test_layers_share_the_cycles_of_a_run() -> None:
+    work = program(
+        ("b", Descriptor(Opcode.LOAD)),
+        ("a", gemm(src_words=3, cols=9)),
+        ("b", gemm(src_words=1, cols=8, rows=2)),
+        ("hidden", Descriptor(Opcode.LAYER_NORM)),
+        ("end", Descriptor(Opcode.END)),
+    )
+    starts = NO_TIMES | {Unit.LOAD: [1010], Unit.GEMM: [1020, 1060], Unit.VECTOR: [1025]}
+    ends = NO_TIMES | {Unit.LOAD: [1055], Unit.GEMM: [1040, 1100], Unit.VECTOR: [1100]}
+    layers = profile_run(work, DescriptorTimes(starts, ends), 100, [], {"a": 7})
+    assert [(layer.name, layer.macs, layer.cycles) for layer in layers] == [
+        ("a", 7, 40),
+        ("b", 0, 60),
+        ("hidden", 0, 0),
+    ]
+    assert [layer.ideal_cycles for layer in layers] == [3 * 2 * 3, 1, 0]  # row tiles x column tiles x words
+    # In a, LOAD is busy for 10 of the 20 cycles before the array starts; in b for 15 of 20, VECTOR for all.
+    assert [layer.stall for layer in layers] == ["load", "vector", ""]
+
+
+def test_waits_without_any_unit_are_dependencies() -> None:
+    work = program(("a", gemm(src_words=1, cols=8)), ("a", gemm(src_words=1, cols=8)))
+    times = DescriptorTimes(NO_TIMES | {Unit.GEMM: [0, 20]}, NO_TIMES | {Unit.GEMM: [10, 30]})
+    assert profile_run(work, times, 30, [], {})[0].stall == "dependency"
+
+
+def test_ideal_cycles_follow_the_live_tokens() -> None:
+    work = program(
+        ("a", gemm(src_words=1, cols=8)), ("c", Descriptor(Opcode.COMPACT)), ("b", gemm(aux_stride=1, cols=16))
+    )
+    times = DescriptorTimes(
+        NO_TIMES | {Unit.GEMM: [0, 20], Unit.VECTOR: [10]}, NO_TIMES | {Unit.GEMM: [10, 30], Unit.VECTOR: [20]}
+    )
+    layers = profile_run(work, times, 30, [3], {})
+    assert [layer.ideal_cycles for layer in layers] == [3, 0, 2 * 2 * 1]  # 3 live tokens: 2 row tiles, 1 word deep
+
+
+def test_times_of_another_run_are_refused() -> None:
+    with pytest.raises(ValueError, match="times must hold 1 descriptors of gemm, one run's"):
+        profile_run(program(("a", gemm(cols=8))), DescriptorTimes(NO_TIMES, NO_TIMES), 10, [], {})
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[str]:
+    """Arguments of a benchmark of a small network with random weights on two random pictures."""
+    (tmp_path / "net.json").write_text(json.dumps(SMALL.to_dict()))
+    torch.manual_seed(1)
+    weights = {name: tensor.numpy() for name, tensor in VisionTransformer(SMALL, IMAGENET).state_dict().items()}
+    np.savez(tmp_path / "weights.npz", **weights)
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        pixels = rng.integers(0, 256, (SMALL.image_size, SMALL.image_size, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{index}.png")
+    work = tmp_path / "work"
+    work.mkdir()
+    cache = Path(__file__).parent.parent / "build" / "verilator"
+    cache.mkdir(parents=True, exist_ok=True)
+    (work / "build").symlink_to(cache)
+    files = {"network": "net.json", "weights": "weights.npz", "images": "pictures", "work": "work"}
+    paths = [f"--{option}={tmp_path / name}" for option, name in files.items()]
+    return ["bench", "cycles", *paths, "--config=tiny", "--count=2", f"--json={tmp_path / 'result.json'}"]
+
+
+@pytest.mark.verilator
+@pytest.mark.slow
+def test_command_measures_a_network(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(inputs) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["mismatches"], result["first_problem"], result["count"]) == (0, None, 2)
+    assert result["tokens"] == [[SMALL.num_tokens]] * 2 and result["layers_compared"] > 30
+    assert result["gmac"] == macs(SMALL, ()) / 1e9
+    assert {row["layer"] for row in result["layers"]} > set(layer_macs(SMALL, ()))
+    cycles = result["cycles_per_picture"]
+    assert sum(row["cycles"] for row in result["layers"]) == cycles > result["ideal_cycles"] > 0
+    assert result["utilisation"] == pytest.approx(1e9 * result["gmac"] / CONFIG.macs / cycles)
+    assert result["fps_at_an_assumed_clock"]["250 MHz"] == pytest.approx(250e6 / cycles)
+    assert result["ddr_bytes"] <= cycles * result["ddr"]["bytes_per_cycle"]
+    assert result["wall_s"] > 0 and result["config"] == CONFIG.to_dict()
+    assert "blocks.1.mlp.fc2" in capsys.readouterr().out
+
+    measure = bench.measure
+
+    def wrong(network: Any, *arguments: Any) -> Any:
+        """Measure, and claim that values differ."""
+        result = measure(network, *arguments)
+        first = replace(result.checked[0], comparison=replace(result.checked[0].comparison, mismatches=3))
+        return replace(result, checked=(first, *result.checked[1:]))
+
+    monkeypatch.setattr(bench, "measure", wrong)
+    assert cli.main(inputs) == 1
+    assert json.loads((tmp_path / "result.json").read_text())["mismatches"] == 3
