@@ -242,8 +242,8 @@ def demo(
     return 0 if result["rtl"]["mismatches"] == 0 and result["qat_equals_golden"] else EXIT_FAILED
 
 
-@bench_app.command()
-def cycles(
+@bench_app.command("cycles")
+def bench_cycles(
     weights: Annotated[Path, typer.Option("--weights", metavar="FILE", help="Float weights with timm's names.")],
     images: Images,
     network: Annotated[

@@ -9,8 +9,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hw.rtl.axi import BLOCK_BYTES, BURST_BLOCKS, burst_layout, read_beat_layout
+from hw.rtl.axi import BLOCK_BYTES, burst_layout, read_beat_layout
 from hw.rtl.ports import ADDRESS_WIDTH
+from hw.timing import BURST_BLOCKS
 
 stripe_layout = data.StructLayout({"blocks": range(17), "words": range(65)})
 """Size of one stripe, in DDR blocks and in words of its memory: 1024 bytes and 256 / 4 words at most."""
