@@ -33,13 +33,15 @@ class MemoryModel:
         return config.axi_bytes / self.bytes_per_cycle
 
     def read_rate(self, config: AccelConfig) -> float:
-        """Beats per cycle of a long LOAD that has the DDR to itself, at most 1: hw/rtl/dma_read.py merges all ports.
+        """Beats per cycle of a long LOAD that has the DDR to itself, at most one a port (hw/rtl/stripe.py).
 
         A reader has at most READ_BLOCKS requested; the next burst is requested two cycles after the oldest has left.
         """
         burst = BURST_BYTES // config.axi_bytes
         requested = config.axi_ports * READ_BLOCKS // BURST_BLOCKS * burst
-        return min(1.0, 1 / self.bus_share(config), requested / (self.first_beat_cycles + burst + 2))
+        return min(
+            float(config.axi_ports), 1 / self.bus_share(config), requested / (self.first_beat_cycles + burst + 2)
+        )
 
     def store_cycles(self, config: AccelConfig, offset: int, length: int, word_bytes: int) -> int:
         """Cycles from the first word read to the last beat on the bus: a burst leaves only when all of it is here."""

@@ -12,7 +12,7 @@ from enum import Enum, auto
 
 from hw.config import AccelConfig
 from hw.isa import Descriptor, Drain, Memory, Opcode
-from hw.memory_model import MemoryModel
+from hw.memory_model import BURST_BYTES, MemoryModel
 from hw.tiling import ceil_div
 from hw.timing import ELEMENT_LATENCY, READ_LATENCY, array_latency, words_in_flight
 
@@ -179,7 +179,8 @@ def _load(descriptor: Descriptor, config: AccelConfig, memory: MemoryModel) -> W
         Memory.WEIGHT: config.weight_bytes,
         Memory.PARAM: config.param_bytes,
     }[target]
-    rate = min(memory.read_rate(config), word_bytes / config.axi_bytes)
+    stripes = ceil_div(descriptor.length, max(BURST_BYTES, word_bytes))  # a short transfer does not reach every port
+    rate = min(memory.read_rate(config), float(stripes), word_bytes / config.axi_bytes)
     demand = {Port.BUS: rate / config.axi_ports, Port.DDR: rate * memory.bus_share(config)}
     if target in WRITE_PORTS:
         demand[WRITE_PORTS[target]] = rate * config.axi_bytes / word_bytes
