@@ -79,6 +79,26 @@ EXPLAINED: dict[tuple[str, str], str] = {
         "quant/approx.py",
         "return xp.clip(round_half_up(power_q15, xp.clip(whole, 0, 16) + 8), 0, EXP_MAX)",
     ): "a shift of 23 and one of 24 both give 0",
+    (
+        "hw/rtl/sigmoid.py",
+        "m.d.sync += o.eq(Mux(rounded >= 255, 255, rounded))",
+    ): "255 saturates to itself",
+    (
+        "hw/rtl/selector.py",
+        'weight = Signal(16 + WEIGHT_FRACTION_BITS, name=f"weight_{lane}", reset_less=True)',
+    ): "a wider register holds the same weight",
+    (
+        "hw/rtl/stream.py",
+        "if self._i_width <= self._o_width:",
+    ): "for equal widths, gathering one part and cutting into one part are the same",
+    (
+        "hw/rtl/row_statistics.py",
+        'difference = Signal(signed(VARIANCE_BITS - 1), name=f"difference_{lane}", reset_less=True)',
+    ): "1024 channels of int16 stay below 2**50, so the register has bits to spare",
+    (
+        "hw/rtl/token_list.py",
+        "self._depth = 2 << ceil_log2(config.max_tokens)  # so that no address is outside",
+    ): "a deeper list holds the same tokens",
 }
 """(file, mutated line stripped) -> why no test can notice."""
 
