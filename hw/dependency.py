@@ -119,7 +119,8 @@ def footprint(descriptor: Descriptor, config: AccelConfig, tokens: int) -> Footp
         reads = (_source(d, Space.WIDE, token_words, tiles), LIVE)
         return Footprint(reads, (_target(d, Space.ACT, token_words, tiles), scales))
     if opcode is Opcode.UNIFORM:
-        return Footprint((LIVE,), (_target(d, Space.ACT, token_words, 1), Span(Space.ROW_SCALE, d.row_base)))
+        scales = Span(Space.ROW_SCALE, d.row_base, tiles)
+        return Footprint((LIVE,), (_target(d, Space.ACT, token_words, 1), scales))
     if opcode is Opcode.SELECT:
         words = ceil_div(d.heads, config.depth)
         scores = (Span(Space.ACT, d.src_base, words, tiles, d.src_stride),)

@@ -44,16 +44,14 @@ def add_selector(site: Site, selector: Selector) -> None:
 
 
 def _add_ones(site: Site, selector: Selector, name: str) -> None:
-    """The ones and row scales of the pooled mean: UNIFORM writes those of one row tile, the mean reads those of all."""
-    for tile in range(site.residual.tiles):
-        site.schedule.emit(
-            f"{name}.pooled",
-            Opcode.UNIFORM,
-            dst_base=site.uniform.base,
-            row_base=tile,
-            mult=selector.pool_mult,
-            shift=selector.pool_shift,
-        )
+    """The ones of the pooled mean, which are the same for every row tile, and its row scales."""
+    site.schedule.emit(
+        f"{name}.pooled",
+        Opcode.UNIFORM,
+        dst_base=site.uniform.base,
+        mult=selector.pool_mult,
+        shift=selector.pool_shift,
+    )
 
 
 def _add_head_branch(site: Site, selector: Selector, name: str, normed: Tensor, head_score: Tensor) -> None:

@@ -280,7 +280,7 @@ class Machine:
         token = np.arange(ceil_div(self._live, self.config.depth) * self.config.depth)
         ones = ((token > 0) & (token < self._live)).astype(np.int64)
         self._write(self._act_i8, Space.ACT, d.dst_base, 0, np.tile(ones, (self.config.rows, 1)))
-        self._set_row_scales(d, np.full((1, self.config.rows), self._live - 1))
+        self._set_row_scales(d, np.full((self._tiles(), self.config.rows), self._live - 1))
 
     def _set_row_scales(self, d: Descriptor, row_sum: Values) -> None:
         """row_sum (tiles, R)."""

@@ -98,6 +98,14 @@ def test_row_scales_are_memory():
     assert waits(BEGIN, softmax, gemm(mode=Drain.ROW_SCALE, rows=4, row_base=1)) == (0, 0, 0, 0, 0)
 
 
+def test_uniform_writes_the_row_scales_of_every_live_row():
+    uniform = Descriptor(Opcode.UNIFORM, dst_base=300, row_base=2)
+    assert waits(BEGIN, gemm(mode=Drain.ROW_SCALE, rows=4, row_base=0), uniform) == (0, 0, 0, 0, 0)
+    assert waits(BEGIN, gemm(mode=Drain.ROW_SCALE, rows=4, row_base=1), uniform) == (0, 0, 1, 0, 0)
+    assert waits(BEGIN, uniform, gemm(mode=Drain.ROW_SCALE, rows=2, row_base=4)) == (0, 0, 0, 2, 0)
+    assert waits(BEGIN, uniform, gemm(mode=Drain.ROW_SCALE, rows=2, row_base=5)) == (0, 0, 0, 0, 0)
+
+
 def test_worst_case_is_that_of_the_last_begin():
     product = gemm(rows=0, src_stride=2)
     assert waits(BEGIN, product, load(Memory.ACT, 5, 8)) == (0, 0, 1, 0, 0)

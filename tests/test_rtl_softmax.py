@@ -107,9 +107,10 @@ def test_every_fraction_and_whole_part() -> None:
 @pytest.mark.parametrize(("name", "live"), [("2x2", 1), ("2x2", 2), ("2x4", 9), ("4x16", 256)])
 def test_uniform_matches_its_definition(name: str, live: int, pause: float) -> None:
     config, words = CONFIGS[name], -(-live // CONFIGS[name].depth)
+    tiles = -(-live // config.rows)
     commands = [
         Descriptor(Opcode.UNIFORM, dst_base=base, row_base=row, mult=MULT, shift=SHIFT)
-        for base, row in ((5, 1), (90, 0))
+        for base, row in ((5, tiles), (90, 0))
     ]
     written = run_engine(Softmax(config), commands, inputs={"live": live}, wide={}, pause=pause)
     column = np.arange(words * config.depth)
@@ -119,8 +120,9 @@ def test_uniform_matches_its_definition(name: str, live: int, pause: float) -> N
             lanes = unpack_word(written["act"].pop(command.dst_base + w), 8, config.act_bytes, is_signed=False)
             part = expected[w * config.depth : (w + 1) * config.depth].tolist()
             assert lanes.reshape(config.rows, config.depth).tolist() == [part] * config.rows
-        scales = unpack_word(written["row_scale"].pop(command.row_base), 22, config.rows, is_signed=False)
-        assert scales.tolist() == scale_entries([live - 1] * config.rows, config.rows)
+        for tile in range(tiles):
+            scales = unpack_word(written["row_scale"].pop(command.row_base + tile), 22, config.rows, is_signed=False)
+            assert scales.tolist() == scale_entries([live - 1] * config.rows, config.rows)
     assert not written["act"] and not written["row_scale"]
 
 
@@ -131,7 +133,12 @@ def test_uniform_and_softmax_alternate() -> None:
     softmax = Descriptor(Opcode.SOFTMAX, src_stride=1, dst_stride=1, mult=MULT, shift=SHIFT)
     uniform = Descriptor(Opcode.UNIFORM, dst_base=40, row_base=9, mult=MULT, shift=SHIFT)
     written = run_engine(Softmax(config), [uniform, softmax, uniform, softmax], inputs={"live": live}, wide=wide)
-    expected, _ = softmax_rows(scores_i16, np.arange(4) < live)
+    expected, sums = softmax_rows(scores_i16, np.arange(4) < live)
     got = [unpack_word(written["act"][tile], 8, 8, is_signed=False).reshape(2, 4) for tile in range(2)]
     assert np.concatenate(got)[:live].tolist() == expected.tolist()
     assert unpack_word(written["act"][40], 8, 8, is_signed=False).tolist() == [0, 1, 1, 0] * 2
+    scales = {
+        address: unpack_word(word, 22, 2, is_signed=False).tolist() for address, word in written["row_scale"].items()
+    }
+    assert scales[0] == scale_entries(sums[:2], 2) and scales[1][:1] == scale_entries(sums[2:], 1)
+    assert scales[9] == scales[10] == scale_entries([live - 1] * 2, 2) and len(scales) == 4

@@ -117,6 +117,7 @@ def test_program_of_all_opcodes(name: str, paused: str) -> None:
     after = kept + 1
     residual_i16 = np.vstack([x_i16[is_kept], package_token(x_i16, score_u16, ~is_kept)])
     score_stride, after_words = -(-live // depth), -(-after // depth)
+    tiles, after_tiles = -(-live // lanes), -(-after // lanes)
     norm = {
         "src_stride": words,
         "src_words": words,
@@ -149,7 +150,7 @@ def test_program_of_all_opcodes(name: str, paused: str) -> None:
             mult=MULT,
             shift=SHIFT,
         ),
-        Descriptor(Opcode.UNIFORM, dst_base=ONES, row_base=0, mult=MULT, shift=SHIFT),
+        Descriptor(Opcode.UNIFORM, dst_base=ONES, row_base=1 + after_tiles, mult=MULT, shift=SHIFT),
         Descriptor(Opcode.LAYER_NORM, src_base=RESIDUAL, dst_base=NORM + 1, rows=1, **norm),
     ]
     tokens = []
@@ -168,8 +169,7 @@ def test_program_of_all_opcodes(name: str, paused: str) -> None:
 
     bench.run(commands, read_token_list)
 
-    tiles, after_tiles = -(-live // lanes), -(-after // lanes)
-    counts = [0, tiles * words, 0, after * words, after_tiles * (after_words + 1), after_words + 1, words]
+    counts = [0, tiles * words, 0, after * words, after_tiles * (after_words + 1), after_words + after_tiles, words]
     assert bench.done_after == np.cumsum(counts).tolist()
     assert tokens == [*np.flatnonzero(is_kept).tolist(), 65535]
 
@@ -189,10 +189,12 @@ def test_program_of_all_opcodes(name: str, paused: str) -> None:
             got = bench.memories["row_scale"][1 + tile] >> (22 * lane) & ((1 << 22) - 1)
             assert got == entry
     mult, places = row_scale(np.array([after - 1]), MULT, SHIFT)
-    assert bench.memories["row_scale"][0] == pack_word([int(mult[0]) | int(places[0]) << 16] * lanes, 22)
+    mean_scale = pack_word([int(mult[0]) | int(places[0]) << 16] * lanes, 22)
+    assert bench.memories["row_scale"][1 + after_tiles : 1 + 2 * after_tiles] == [mean_scale] * after_tiles
     assert bench.memories["act"] == expected["act"]
     assert bench.memories["wide"] == expected["wide"]
-    assert bench.memories["row_scale"][1 + after_tiles :] == before["row_scale"][1 + after_tiles :]
+    assert bench.memories["row_scale"][0] == before["row_scale"][0]
+    assert bench.memories["row_scale"][1 + 2 * after_tiles :] == before["row_scale"][1 + 2 * after_tiles :]
 
 
 def random_program(rng, config):
@@ -280,6 +282,7 @@ OUTSIDE = {
     "act write": Descriptor(Opcode.SOFTMAX, src_stride=1, dst_base=399, dst_stride=1, mult=MULT),
     "row scale write": Descriptor(Opcode.SOFTMAX, src_stride=1, dst_stride=1, row_base=15, mult=MULT),
     "uniform write": Descriptor(Opcode.UNIFORM, dst_base=398, mult=MULT),
+    "uniform row scale write": Descriptor(Opcode.UNIFORM, row_base=15, mult=MULT),
     "compact read": Descriptor(Opcode.COMPACT, src_base=300, src_stride=51, src_words=1),
 }
 

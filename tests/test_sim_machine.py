@@ -14,7 +14,9 @@ import pytest
 
 from hw.isa import Descriptor, Drain, ErrorCode, Memory, Opcode, Region
 from hw.program import compile_network
+from quant.approx import row_scale
 from quant.config import NetworkConfig
+from quant.fixed import requantize
 from quant.reference import patchify, run
 from quant.synthetic import random_network, random_picture
 from sim.machine import Machine
@@ -205,11 +207,20 @@ def test_keys_and_values_by_hand():
 
 
 def test_uniform_skips_cls_and_padding():
+    """Five tokens: the ones of one row tile, and the scales of all three, which the pooled mean then uses."""
     machine = Machine(CONFIG, np.random.default_rng(3))
     machine.execute(BEGIN)
     machine.execute(Descriptor(Opcode.UNIFORM, dst_base=7, row_base=2, mult=1 << 15, shift=15))
     lanes = machine.raw[Memory.ACT][7:9].reshape(2, 2, 4).transpose(1, 0, 2).reshape(2, 8)
     assert lanes.tolist() == [[0, 1, 1, 1, 1, 0, 0, 0]] * 2
+    machine.execute(Descriptor(Opcode.VALUES, src_base=100, src_stride=2, src_words=2, dst_base=40))
+    mean = {"src_base": 7, "aux_base": 40, "cols": 8, "dst_base": 200, "dst_stride": 2, "row_base": 2}
+    machine.execute(Descriptor(Opcode.GEMM, mode=Drain.ROW_SCALE, **mean))
+    rows_i8 = machine.raw[Memory.ACT].view("i1")[100:106].reshape(3, 2, 2, 4).transpose(0, 2, 1, 3).reshape(6, 8)
+    total = np.maximum(rows_i8[1:5].astype(np.int64), -127).sum(axis=0)
+    expected = requantize(total, *row_scale(np.array(4), 1 << 15, 15), 8)
+    found = machine.raw[Memory.ACT].view("i1")[200:206].reshape(3, 2, 2, 4).transpose(0, 2, 1, 3).reshape(6, 8)
+    assert found.tolist() == [expected.tolist()] * 6
 
 
 LOAD = Descriptor(Opcode.LOAD, memory=Memory.ACT, length=64)

@@ -22,7 +22,7 @@ class Softmax(wiring.Component):
     """SOFTMAX and UNIFORM. Golden: quant.approx.softmax_rows and row_scale.
 
     A row tile of W words takes 2*W cycles and about 5 more: the peak pass, then the exponential pass. The row scale of
-    a tile is computed while the next tile is read.
+    a tile is computed while the next tile is read. UNIFORM computes one row scale and writes it for every row tile.
 
     Members
     -------
@@ -60,16 +60,19 @@ class Softmax(wiring.Component):
         is_uniform = command.opcode == Opcode.UNIFORM
         do_start = self.command.valid & self.command.ready
         tiles, tiles_left = Signal(9), Signal(9, reset_less=True)
-        m.d.comb += tiles.eq(Mux(is_uniform, 1, (self.live + lanes - 1) // lanes))
+        writes_left = Signal(9, reset_less=True)  # of the present row scale
+        m.d.comb += tiles.eq((self.live + lanes - 1) // lanes)
         scale_job = Signal(row_scale_job(lanes), reset_less=True)
         m.d.comb += row_scale.i.payload.eq(scale_job)
         with m.If(do_start):
             m.d.sync += [
                 tiles_left.eq(tiles),
+                writes_left.eq(Mux(is_uniform, tiles, 1)),
                 scale_job.mult.eq(command.mult),
                 scale_job.shift.eq(command.shift),
             ]
-        self._walk(m, do_start, is_uniform, tiles, queue, row_scale)
+        self._walk(m, do_start, is_uniform, tiles, queue)
+        self._write_scales(m, do_start, tiles, writes_left, row_scale)
 
         # Control
         take_peak, take_exp, take_uniform = Signal(), Signal(), Signal()
@@ -140,37 +143,46 @@ class Softmax(wiring.Component):
         ]
         return m
 
-    def _walk(self, m, do_start, is_uniform, tiles, queue, row_scale):
-        """Form all addresses, and write each result of the row scale."""
+    def _walk(self, m, do_start, is_uniform, tiles, queue):
+        """Form the addresses of the scores and of the exponentials."""
         command, depth = self.command.payload, self._config.depth
         m.submodules.wide_walk = wide_walk = AddressWalk(passes=2)
         m.submodules.act_walk = act_walk = AddressWalk()
-        m.submodules.scale_walk = scale_walk = AddressWalk()
         words = Signal(9)
         m.d.comb += words.eq((self.live + depth - 1) // depth)
-        for walk, base, stride, count in (
-            (wide_walk, command.src_base, command.src_stride, words),
-            (act_walk, command.dst_base, command.dst_stride, words),
-            (scale_walk, command.row_base, 1, 1),
+        for walk, base, stride in (
+            (wide_walk, command.src_base, command.src_stride),
+            (act_walk, command.dst_base, command.dst_stride),
         ):
             m.d.comb += [
                 walk.i.valid.eq(do_start),
                 walk.i.payload.base.eq(base),
                 walk.i.payload.inner_step.eq(1),
-                walk.i.payload.inner_count.eq(count),
+                walk.i.payload.inner_count.eq(words),
                 walk.i.payload.outer_step.eq(stride),
-                walk.i.payload.outer_count.eq(tiles),
+                walk.i.payload.outer_count.eq(Mux(is_uniform, 1, tiles)),
             ]
         m.d.comb += wide_walk.i.valid.eq(do_start & ~is_uniform)
         connect(m, wide_walk.o, flipped(self.wide_addresses))
         connect(m, act_walk.o, queue.addresses)
+
+    def _write_scales(self, m, do_start, tiles, writes_left, row_scale):
+        """Write each result of the row scale to as many consecutive words as writes_left says."""
+        m.submodules.scale_walk = scale_walk = AddressWalk()
+        do_write = self.row_scale_writes.valid & self.row_scale_writes.ready
+        with m.If(do_write & (writes_left != 1)):
+            m.d.sync += writes_left.eq(writes_left - 1)
         m.d.comb += [
+            scale_walk.i.valid.eq(do_start),
+            scale_walk.i.payload.base.eq(self.command.payload.row_base),
+            scale_walk.i.payload.inner_step.eq(1),
+            scale_walk.i.payload.inner_count.eq(tiles),
             self.row_scale_writes.valid.eq(row_scale.o.valid),
             self.row_scale_writes.payload.address.eq(scale_walk.o.payload),
             self.row_scale_writes.payload.data.eq(row_scale.o.payload),
             self.row_scale_writes.payload.enable.eq(~0),
-            row_scale.o.ready.eq(self.row_scale_writes.ready),
-            scale_walk.o.ready.eq(row_scale.o.valid & row_scale.o.ready),
+            row_scale.o.ready.eq(self.row_scale_writes.ready & (writes_left == 1)),
+            scale_walk.o.ready.eq(do_write),
         ]
 
     def _compute(self, m, is_valid, accumulate_peak, take_exp, take_uniform, is_first, is_last, sums):
