@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from heatvit.files import file_digest
 from heatvit.flow import load_all
+from heatvit.golden import with_token_counts
 from heatvit.pictures import open_pictures
 from heatvit.progress import Report
 from hw.config import AccelConfig, load_config
@@ -30,6 +32,8 @@ from sim.process import DdrModel
 from sim.profile import profile_run
 
 CALIBRATION_PICTURES = 16
+THRESHOLD_PICTURES = 4
+"""Of the calibration pictures; each runs through the golden model once a selector."""
 CLOCKS_MHZ = (150, 250, 300)
 """Clocks that frames per second are given at; none of them is measured."""
 
@@ -41,16 +45,20 @@ def bench_cycles(
     count: int,
     config_name: str,
     calibrate: str | None,
+    keep: Sequence[int],
     work: Path,
     report: Report,
 ) -> dict[str, Any]:
-    """Quantize a dense network after training, run `count` pictures on the RTL, compare every layer, count cycles.
+    """Quantize a network after training, run `count` pictures on the RTL, compare every layer, count cycles.
 
-    weights is a timm state dict; selectors of the named network are left out. calibrate names the pictures that fix
-    the scales; by default the last of `images`, which must not be among those measured.
+    weights is a timm state dict. calibrate names the pictures that fix the scales; by default the last of `images`,
+    which must not be among those measured. keep holds the mean live tokens after each selector of the network, whose
+    thresholds are set on calibration pictures; without it the selectors are left out. Selectors that the weights do
+    not hold are random: good for cycles, not for accuracy.
     """
-    topology, config = replace(load_network_config(network_name), selectors=()), load_config(config_name)
-    network = _quantize(topology, weights, images if calibrate is None else calibrate, report)
+    named, config = load_network_config(network_name), load_config(config_name)
+    network = _quantize(named, weights, images if calibrate is None else calibrate, keep, report)
+    topology = network.config
     pictures_u8 = load_all(open_pictures(images, topology, count)[0])
     start = time.monotonic()
     report("build", 0, 1)
@@ -65,6 +73,7 @@ def bench_cycles(
         "weights_sha256": file_digest(weights),
         "images": images,
         "count": len(pictures_u8),
+        "keep": list(keep),
         "config": config.to_dict(),
         "ddr": asdict(ddr),
         "build_s": round(built - start, 3),
@@ -73,14 +82,23 @@ def bench_cycles(
     }
 
 
-def _quantize(topology: NetworkConfig, weights: Path, source: str, report: Report) -> IntegerNetwork:
-    """Return the integer network of float weights, calibrated on the last pictures of a source."""
+def _quantize(
+    topology: NetworkConfig, weights: Path, source: str, keep: Sequence[int], report: Report
+) -> IntegerNetwork:
+    """Return the integer network of float weights, calibrated on the last pictures of a source; see bench_cycles."""
     report("quantize", 0, 1)
-    floats = load_timm(weights, topology, IMAGENET)
+    torch.manual_seed(0)  # of selectors that the weights do not hold
+    state = load_timm(weights, topology, IMAGENET).state_dict()
+    if not keep:
+        topology = replace(topology, selectors=())
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("selectors.")}
     pictures, _ = open_pictures(source, topology)
     number = len(pictures.labels)
     chosen = SubsetPictures(pictures, np.arange(max(number - CALIBRATION_PICTURES, 0), number))
-    network = convert(floats.state_dict(), topology, load_all(chosen), IMAGENET.mean, IMAGENET.std)
+    pictures_u8 = load_all(chosen)
+    network = convert(state, topology, pictures_u8, IMAGENET.mean, IMAGENET.std)
+    if keep:
+        network = with_token_counts(network, pictures_u8[:THRESHOLD_PICTURES], keep)
     report("quantize", 1, 1)
     return network
 

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from heatvit.files import write_json
+from heatvit.layer_table import layer_table
 from heatvit.progress import reporter, show_progress
 from sim.verilator import BuildError
 
@@ -247,8 +248,12 @@ def bench_cycles(
     weights: Annotated[Path, typer.Option("--weights", metavar="FILE", help="Float weights with timm's names.")],
     images: Images,
     network: Annotated[
-        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology; its selectors are left out.")
+        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
     ] = "deit_tiny",
+    keep: Annotated[
+        str,
+        typer.Option("--keep", metavar="N,N,...", help="Mean live tokens after each selector; none: no selectors."),
+    ] = "",
     calibrate: Annotated[
         str | None,
         typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales [default: last of --images]"),
@@ -266,22 +271,19 @@ def bench_cycles(
     """
     from heatvit import bench
 
+    counts = _whole_numbers(keep)
     with show_progress() as progress:
         report = reporter(progress)
-        result = bench.bench_cycles(network, weights, images, count, config, calibrate, work, report)
-    _print_layers(result.get("layers", []))
+        result = bench.bench_cycles(network, weights, images, count, config, calibrate, counts, work, report)
+    Console().print(layer_table(result.get("layers", [])))
     return _finish("measured", result, json_file, failed=result["mismatches"] > 0)
 
 
-def _print_layers(layers: list[dict[str, Any]]) -> None:
-    table = Table(title="layers, in the order in which they end", title_justify="left")
-    for name in ("layer", "GMAC", "ideal cycles", "cycles", "utilisation", "main stall"):
-        table.add_column(name, justify="left" if name in ("layer", "main stall") else "right")
-    for row in layers:
-        share = "" if row["utilisation"] is None else f"{100 * row['utilisation']:.1f} %"
-        numbers = (f"{row['macs'] / 1e9:.4f}", f"{row['ideal_cycles']:.0f}", f"{row['cycles']:.0f}", share)
-        table.add_row(row["layer"], *numbers, row["stall"])
-    Console().print(table)
+def _whole_numbers(text: str) -> list[int]:
+    words = text.split(",") if text else []
+    if not all(word.strip().isdecimal() for word in words):
+        raise ValueError(f"--keep must be whole numbers with commas between them, not {text!r}")
+    return [int(word) for word in words]
 
 
 def _finish(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.data import Pictures
 from model.evaluate import Evaluation, macs
-from quant.network import IntegerNetwork
-from quant.reference import run
+from quant.network import U8, U16, IntegerNetwork
+from quant.reference import PACKAGE_TOKEN, run
 
 
 def evaluate_golden(
@@ -46,6 +48,34 @@ def with_keep_share(network: IntegerNetwork, pictures: Pictures, share: float) -
         selectors[stage] = replace(selectors[stage], threshold_u16=int(np.quantile(scores_u16, 1 - share)))
         network = replace(network, selectors=tuple(selectors))
     return network
+
+
+def with_token_counts(network: IntegerNetwork, pictures_u8: U8, counts: Sequence[int]) -> IntegerNetwork:
+    """Return the network with thresholds at which about counts[s] tokens are live after selector s, on average.
+
+    The counts include CLS and a package token; pictures_u8 (B, C, S, S). Each threshold is chosen with the earlier
+    selectors set. Raises ValueError if the counts are not one per selector, not falling, or below 3.
+    """
+    limits = [network.config.num_tokens, *counts]
+    if len(counts) != len(network.selectors) or limits != sorted(limits, reverse=True) or limits[-1] < 3:
+        raise ValueError(
+            f"token counts must be {len(network.selectors)} falling numbers in 3..{limits[0]}, not {list(counts)}"
+        )
+    for stage, count in enumerate(counts):
+        scores = [_patch_scores(run(network, picture_u8).taps, stage) for picture_u8 in pictures_u8]
+        falling_u16 = np.sort(np.concatenate(scores))[::-1]
+        kept = min((count - 2) * len(pictures_u8), len(falling_u16))
+        selectors = list(network.selectors)
+        selectors[stage] = replace(selectors[stage], threshold_u16=int(falling_u16[kept - 1]))
+        network = replace(network, selectors=tuple(selectors))
+    return network
+
+
+def _patch_scores(taps: Mapping[str, NDArray[Any]], stage: int) -> U16:
+    """Return the keep scores of the patch tokens that a selector sees: neither CLS nor an earlier package."""
+    scores_u16: U16 = taps[f"selectors.{stage}.keep_score"][1:]
+    has_package = stage > 0 and taps[f"selectors.{stage - 1}.tokens"][-1] == PACKAGE_TOKEN
+    return scores_u16[:-1] if has_package else scores_u16
 
 
 def token_histogram(evaluation: Evaluation, num_tokens: int) -> list[list[int]]:

@@ -5,7 +5,8 @@ Testpoints
 - ideal cycles follow the tiles, also of a pruned picture; the stall names the unit that the array waited for
 - times that are not one run's are refused
 - the command measures a float network on the RTL: no mismatch, every key of the result, rates that follow the cycles
-- a run that differs gives exit code 1 and the place
+- a network with selectors is measured with the work of its token counts; a wrong list is refused in one line
+- a run that differs gives exit code 1
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ SMALL = NetworkConfig(
     depth=2,
     num_heads=2,
     mlp_hidden=24,
+    selectors=(1,),
 )
+DENSE = replace(SMALL, selectors=())
 NO_TIMES: dict[Unit, list[int]] = {unit: [] for unit in Unit}
 
 
@@ -128,8 +131,8 @@ def test_command_measures_a_network(
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["mismatches"], result["first_problem"], result["count"]) == (0, None, 2)
     assert result["tokens"] == [[SMALL.num_tokens]] * 2 and result["layers_compared"] > 30
-    assert result["gmac"] == macs(SMALL, ()) / 1e9
-    assert {row["layer"] for row in result["layers"]} > set(layer_macs(SMALL, ()))
+    assert result["gmac"] == macs(DENSE, ()) / 1e9
+    assert {row["layer"] for row in result["layers"]} > set(layer_macs(DENSE, ()))
     cycles = result["cycles_per_picture"]
     assert sum(row["cycles"] for row in result["layers"]) == cycles > result["ideal_cycles"] > 0
     assert result["utilisation"] == pytest.approx(1e9 * result["gmac"] / CONFIG.macs / cycles)
@@ -137,6 +140,12 @@ def test_command_measures_a_network(
     assert result["ddr_bytes"] <= cycles * result["ddr"]["bytes_per_cycle"]
     assert result["wall_s"] > 0 and result["config"] == CONFIG.to_dict()
     assert "blocks.1.mlp.fc2" in capsys.readouterr().out
+
+    assert cli.main([*inputs, "--keep=4"]) == 0
+    pruned = json.loads((tmp_path / "result.json").read_text())
+    counts = [tokens[1] for tokens in pruned["tokens"]]  # random selectors: equal scores may keep more than wanted
+    assert 4 <= min(counts) <= max(counts) <= SMALL.num_tokens and pruned["mismatches"] == 0
+    assert pruned["gmac"] == pytest.approx(np.mean([macs(SMALL, [count]) for count in counts]) / 1e9)
 
     measure = bench.measure
 
@@ -149,3 +158,14 @@ def test_command_measures_a_network(
     monkeypatch.setattr(bench, "measure", wrong)
     assert cli.main(inputs) == 1
     assert json.loads((tmp_path / "result.json").read_text())["mismatches"] == 3
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [("4,x", "--keep must be whole numbers with commas between them"), ("4,3", "token counts must be 1 falling")],
+)
+def test_wrong_counts_are_refused(
+    inputs: list[str], keep: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*inputs, f"--keep={keep}"]) == 2
+    assert message in capsys.readouterr().err

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from heatvit import hardware, steps
 from heatvit.files import file_digest, new_file, write_json, write_text
-from heatvit.golden import evaluate_golden, with_keep_share
+from heatvit.golden import evaluate_golden, with_keep_share, with_token_counts
 from heatvit.pictures import load_split, open_pictures
 from heatvit.progress import reporter
 from heatvit.steps import run_step, source_digest
@@ -195,3 +195,14 @@ def test_keep_share_sets_how_many_patches_stay() -> None:
     assert means[1] == pytest.approx(2 + TINY.num_patches / 2, abs=1.5)
     with pytest.raises(ValueError, match=r"share must be in 0\.\.1"):
         with_keep_share(network, pictures, 1.5)
+
+
+def test_thresholds_by_token_counts() -> None:
+    network = random_network(np.random.default_rng(7), TINY)
+    pixels_u8 = np.random.default_rng(2).integers(0, 256, (6, 1, 16, 16), dtype=np.uint8)
+    counts = [TINY.num_tokens - 4, 6]
+    result = evaluate_golden(with_token_counts(network, pixels_u8, counts), PixelPictures(pixels_u8, np.zeros(6, int)))
+    assert result.num_tokens.mean(axis=0) == pytest.approx(counts, abs=0.5)  # equal scores stay together
+    for wrong in ([9], [6, 9], [9, 2], [TINY.num_tokens + 1, 9]):
+        with pytest.raises(ValueError, match=r"token counts must be 2 falling numbers in 3\.\.17"):
+            with_token_counts(network, pixels_u8, wrong)
