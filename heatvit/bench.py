@@ -14,6 +14,7 @@ import torch
 from heatvit.files import file_digest
 from heatvit.flow import load_all
 from heatvit.golden import with_token_counts
+from heatvit.model_error import model_errors
 from heatvit.pictures import open_pictures
 from heatvit.progress import Report
 from hw.config import AccelConfig, load_config
@@ -78,7 +79,7 @@ def bench_cycles(
         "ddr": asdict(ddr),
         "build_s": round(built - start, 3),
         "is_build_cached": model.is_cached,
-        **summarise(result, topology, config),
+        **summarise(result, topology, config, ddr),
     }
 
 
@@ -103,7 +104,7 @@ def _quantize(
     return network
 
 
-def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig) -> dict[str, Any]:
+def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig, ddr: DdrModel) -> dict[str, Any]:
     """Return a measurement as plain JSON types; cycles, bytes and layers are means over the pictures.
 
     Only what ran to its end has cycles: after a failure the figures that need them are missing.
@@ -114,9 +115,6 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig)
         "layers_compared": sum(comparison.layers for comparison in comparisons),
         "first_problem": result.problem or None,
         "tokens": [[topology.num_tokens, *comparison.kept_tokens] for comparison in comparisons],
-        # There is no cycle model yet to compare with.
-        "model_error_total": None,
-        "model_error_worst_layer": None,
     }
     if any(run.comparison.failure for run in result.timed):
         return summary
@@ -126,6 +124,7 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig)
     wall_s = sum(run.wall_s for run in result.timed)
     return {
         **summary,
+        **model_errors(result, ddr, len(topology.selectors)),
         "gmac": macs / 1e9,
         "cycles_per_picture": cycles,
         "ideal_cycles": sum(layer["ideal_cycles"] for layer in layers),
