@@ -91,7 +91,7 @@ def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memor
         case Opcode.SOFTMAX:
             return _softmax(tiles, ceil_div(live, config.depth))
         case Opcode.UNIFORM:
-            return Work(25 + ceil_div(live, config.depth))
+            return Work(24 + ceil_div(live, config.depth) + tiles)
         case Opcode.SELECT:
             words = ceil_div(descriptor.heads, config.depth)
             steady = tiles * (SELECT_TILE_CYCLES + 2 * words)
