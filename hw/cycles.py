@@ -91,7 +91,12 @@ def _macs(descriptor: Descriptor, live: int, config: AccelConfig) -> int:
     """Return the products of a GEMM; 0 for every other opcode."""
     if descriptor.opcode != Opcode.GEMM:
         return 0
-    return (descriptor.rows or live) * (descriptor.cols or live) * gemm_steps(descriptor, live, config) * config.depth
+    return (
+        descriptor.covered_rows(live, config.rows)
+        * (descriptor.cols or live)
+        * gemm_steps(descriptor, live, config)
+        * config.depth
+    )
 
 
 def replay(

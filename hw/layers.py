@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hw.config import AccelConfig
 from hw.isa import Drain, Memory, Opcode, Region
-from hw.schedule import Schedule, Tensor, operand, result
+from hw.schedule import ROW_PARTS, Schedule, Tensor, operand, result
 from hw.tiling import Channels, SelectorTiling, ceil_div, head_channels
 from hw.weights import place_layer
 from quant.approx import gelu_constants
@@ -103,7 +103,9 @@ class Site:
 
     def add_residual(self, name: str, layer: LinearLayer, source: Tensor, min_runs: int = 1) -> None:
         """Add a linear layer of `source` to the residual, in place, and release `source`."""
-        self.schedule.linear(name, Drain.RESIDUAL, layer, operand(source), self.residual, min_runs=min_runs)
+        self.schedule.linear(
+            name, Drain.RESIDUAL, layer, operand(source), self.residual, min_runs=min_runs, parts=ROW_PARTS
+        )
         self.schedule.tap(name, self.residual, "int16", self.dense)
         self.schedule.release(source)
 
@@ -125,7 +127,8 @@ def add_block(site: Site, block: Block, name: str) -> None:
     # k and v first: the operand unit loads the first head while q is computed.
     for letter, layer in (("k", block.k), ("v", block.v), ("q", block.q)):
         tap, projected[letter] = f"{name}.attn.{letter}", site.take(by_head)
-        schedule.linear(tap, Drain.INT8, place_layer(layer, dense, by_head), operand(normed), projected[letter])
+        placed, parts = place_layer(layer, dense, by_head), ROW_PARTS if letter == "k" else 1
+        schedule.linear(tap, Drain.INT8, placed, operand(normed), projected[letter], parts=parts)
         schedule.tap(tap, projected[letter], "int8", by_head)
     schedule.release(normed)
     context = site.take(by_head)
@@ -137,7 +140,9 @@ def add_block(site: Site, block: Block, name: str) -> None:
     normed = site.add_norm(f"{name}.norm2", block.norm2)
     hidden_channels = Channels.dense(site.network.mlp_hidden)
     hidden = site.take(hidden_channels)
-    schedule.gelu_linear(f"{name}.mlp.fc1", block.fc1, operand(normed), hidden, gelu_constants(site.network.delta1))
+    schedule.gelu_linear(
+        f"{name}.mlp.fc1", block.fc1, operand(normed), hidden, gelu_constants(site.network.delta1), ROW_PARTS
+    )
     schedule.tap(f"{name}.mlp.fc1", hidden, "int8", hidden_channels)
     schedule.release(normed)
     site.add_residual(f"{name}.mlp.fc2", block.fc2, hidden)

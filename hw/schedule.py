@@ -15,8 +15,9 @@ from hw.weights import pack_norm_params, pack_params, pack_weights, pick
 from quant.network import GeluLayer, LinearLayer, NormLayer
 
 ROW_PARTS = 4
-"""Row parts of a LayerNorm and of a large GEMM while the live count is known: a part starts when the same rows of the
-layer before are done, so that LayerNorm runs beside the array."""
+"""Row parts of a LayerNorm, of the layers that it follows and of the first that follows it: a part starts when the same
+rows of the layer before are done, so that LayerNorm runs beside the array. Each is twice as long as the one before, so
+that whatever the live count turns out to be, the array waits for a short first part only."""
 
 MIN_PART_CYCLES = 256
 """A GEMM is not cut into parts of less work than this; filling and draining the array takes a few dozen cycles."""
@@ -55,7 +56,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class RowPart:
-    """Row tiles from first_tile on; rows is the field of a descriptor: how many rows, 0 for the live tokens."""
+    """Row tiles from first_tile on, as a descriptor has them; rows is how many, 0 for the rest of the live tokens."""
 
     first_tile: int
     rows: int
@@ -132,7 +133,7 @@ class Schedule:
 
     def load(self, layer: str, *sources: tuple[Tensor, Region]) -> None:
         """Fill whole buffers from the start of their regions, in row parts that take turns if LOAD can move those."""
-        bounds = [part.first_tile for part in self.row_parts(0, ROW_PARTS)] + [ceil_div(self.tokens, self.config.rows)]
+        bounds = [*(part.first_tile for part in self.row_parts(ROW_PARTS)), ceil_div(self.tokens, self.config.rows)]
         tile_bytes = [tensor.stride * self.word_bytes(tensor.memory) for tensor, _ in sources]
         if any(length % TRANSFER_BYTES for length in tile_bytes):
             bounds = [0, bounds[-1]]
@@ -166,16 +167,14 @@ class Schedule:
         length = round_up(2 * self.tokens, TRANSFER_BYTES)
         self.emit(layer, Opcode.STORE, memory=Memory.TOKEN, region=Region.OUTPUT, offset=offset, length=length)
 
-    def row_parts(self, rows: int, parts: int) -> list[RowPart]:
-        """Cut `rows` rows, or all tokens (0) while the live count is known, into at most `parts` parts."""
+    def row_parts(self, parts: int) -> list[RowPart]:
+        """Cut the rows of all tokens into at most `parts` parts, each about twice as long as the one before."""
         tiles = ceil_div(self.tokens, self.config.rows)
-        parts = min(parts, tiles)
-        if rows or self.stage or parts <= 1:
-            return [RowPart(0, rows)]
-        bounds = [tiles * i // parts for i in range(parts + 1)]
+        bounds = [ceil_div(tiles * ((1 << i) - 1), (1 << parts) - 1) for i in range(parts)]
+        bounds = sorted({bound for bound in bounds if bound < tiles})
         return [
-            RowPart(first, min(end * self.config.rows, self.tokens) - first * self.config.rows)
-            for first, end in pairwise(bounds)
+            *(RowPart(first, (end - first) * self.config.rows) for first, end in pairwise(bounds)),
+            RowPart(bounds[-1], 0),
         ]
 
     def norm(self, name: str, layer: NormLayer, src: Tensor, dst: Tensor, rows: int = 0) -> None:
@@ -186,11 +185,12 @@ class Schedule:
                 **part.of(operand(src)),
                 **part.of(result(dst)),
                 rows=part.rows,
+                first_tile=part.first_tile,
                 dim=len(layer.gamma_i16),
                 shift=layer.shift,
                 eps=layer.eps,
             )
-            for part in self.row_parts(rows, ROW_PARTS)
+            for part in ([RowPart(0, rows)] if rows else self.row_parts(ROW_PARTS))
         )
         self.steps.append(Step(descriptors, name, Chunk(b"", pack_norm_params(layer, self.config))))
 
@@ -203,9 +203,13 @@ class Schedule:
         dst: Tensor,
         rows: int = 0,
         min_runs: int = 1,
+        parts: int = 1,
         **fields: int,
     ) -> None:
-        """A layer of (out, in) weights, in as many GEMMs as its weights need to fit; src as `operand` gives it."""
+        """A layer of (out, in) weights, in as many GEMMs as its weights need to fit; src as `operand` gives it.
+
+        Of a layer of all tokens, each GEMM is cut into at most `parts` parts by rows.
+        """
         depth_words, columns = src["src_words"], len(layer.weight_i8)
         for run in split_columns(name, columns, depth_words, self.config, self.weight_words, min_runs):
             placed = pick(layer, run.first, run.count)
@@ -220,15 +224,24 @@ class Schedule:
                     **part.of(src),
                     **part.of(target),
                     rows=part.rows,
+                    first_tile=part.first_tile,
                     **fields,
                 )
-                for part in self.row_parts(rows, min(ROW_PARTS, cycles // MIN_PART_CYCLES))
+                for part in (
+                    [RowPart(0, rows)] if rows else self.row_parts(min(parts, max(cycles // MIN_PART_CYCLES, 1)))
+                )
             )
             chunk = Chunk(pack_weights(placed.weight_i8, self.config), pack_params(placed, self.config))
             self.steps.append(Step(descriptors, name, chunk))
 
     def gelu_linear(
-        self, name: str, layer: GeluLayer, src: dict[str, int], dst: Tensor, constants: tuple[int, int]
+        self,
+        name: str,
+        layer: GeluLayer,
+        src: dict[str, int],
+        dst: Tensor,
+        constants: tuple[int, int],
+        parts: int = 1,
     ) -> None:
         """A linear layer followed by GELU; constants (one, curve) as quant.approx.gelu_constants gives them."""
         one, curve = constants
@@ -238,6 +251,7 @@ class Schedule:
             layer.linear,
             src,
             dst,
+            parts=parts,
             mult=layer.out_mult,
             shift=layer.out_shift,
             one=one,

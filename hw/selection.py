@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hw.isa import Drain, Opcode
 from hw.layers import Site
-from hw.schedule import Tensor, operand, result
+from hw.schedule import ROW_PARTS, Tensor, operand, result
 from hw.tiling import Channels, SelectorTiling
 from hw.weights import join_heads, pick, with_linear
 from quant.approx import gelu_constants
@@ -18,12 +18,13 @@ def add_selector(site: Site, selector: Selector) -> None:
     by_head = Channels.dense(site.network.num_heads)
     _add_ones(site, selector, name)
     normed = site.add_norm(f"{name}.norm", selector.norm)
-    head_score = site.take(by_head)
-    _add_head_branch(site, selector, name, normed, head_score)
-
-    feature = site.take(tiling.local)
-    _add_features(site, tiling, selector, name, normed, feature)
+    head_score, feature = site.take(by_head), site.take(tiling.local)
+    _add_local(site, tiling, selector, name, normed, feature)
+    _add_head_branch(site, selector, name, normed, head_score)  # beside the values of the last group
     schedule.release(normed)
+    _add_pooled(site, tiling, name, tiling.groups - 1, feature)
+    schedule.tap(f"{name}.local", feature, "int8", tiling.local)
+    schedule.tap(f"{name}.pooled", feature, "int8", tiling.pooled, rows=1)
     token1, token2, token_score = site.take(tiling.token1), site.take(tiling.token2), site.take(by_head)
     half, quarter = tiling.half_words, tiling.quarter_words
     inputs = Channels.dense(tiling.heads * tiling.half)
@@ -73,43 +74,41 @@ def _add_group(
     inputs: Channels,
     source: Tensor,
     target: Tensor,
+    parts: int = 1,
 ) -> None:
     """A per-head layer for one group of heads; `inputs` are the group's input channels, from the start of source."""
     linear = join_heads(pick(layer.linear, group * tiling.heads, tiling.heads), inputs)
     src = operand(source, inputs.words(site.depth))
-    site.schedule.gelu_linear(name, with_linear(layer, linear), src, target, gelu_constants(1.0))
+    site.schedule.gelu_linear(name, with_linear(layer, linear), src, target, gelu_constants(1.0), parts)
 
 
-def _add_features(
+def _add_local(
     site: Site, tiling: SelectorTiling, selector: Selector, name: str, normed: Tensor, feature: Tensor
 ) -> None:
-    """[local, pooled] of every group; the pooled mean is a product with ones, and every row gets a copy."""
-    schedule, operands, half = site.schedule, site.operands, tiling.half_words
+    """The local half of every group's features, and the pooled half of all groups but the last."""
+    schedule, half = site.schedule, tiling.half_words
     inputs = Channels.dense(tiling.heads * tiling.dim)
-
-    def add_local(group: int) -> None:
+    for group in range(tiling.groups):
         source, local = normed.part(group * inputs.words(site.depth)), feature.part(2 * group * half)
-        _add_group(site, tiling, selector.local, f"{name}.local", group, inputs, source, local)
-        schedule.emit(f"{name}.pooled", Opcode.VALUES, **operand(local, half), **operands.values_result(group))
+        parts = 1 if group else ROW_PARTS
+        _add_group(site, tiling, selector.local, f"{name}.local", group, inputs, source, local, parts)
+        values = site.operands.values_result(group)
+        schedule.emit(f"{name}.pooled", Opcode.VALUES, **operand(local, half), **values)
+        if group:
+            _add_pooled(site, tiling, name, group - 1, feature)
 
-    def add_pooled(group: int) -> None:
-        schedule.emit(
-            f"{name}.pooled",
-            Opcode.GEMM,
-            mode=Drain.ROW_SCALE,
-            src_base=site.uniform.base,  # a stride of 0: every row tile reads the same ones
-            **operands.values(group),
-            **result(feature.part((2 * group + 1) * half)),
-            cols=tiling.heads * tiling.half,
-        )
 
-    add_local(0)
-    for group in range(1, tiling.groups):
-        add_local(group)
-        add_pooled(group - 1)
-    add_pooled(tiling.groups - 1)
-    schedule.tap(f"{name}.local", feature, "int8", tiling.local)
-    schedule.tap(f"{name}.pooled", feature, "int8", tiling.pooled, rows=1)
+def _add_pooled(site: Site, tiling: SelectorTiling, name: str, group: int, feature: Tensor) -> None:
+    """The pooled mean of a group is a product with ones, and every row gets a copy."""
+    site.schedule.emit(
+        f"{name}.pooled",
+        Opcode.GEMM,
+        mode=Drain.ROW_SCALE,
+        src_base=site.uniform.base,  # a stride of 0: every row tile reads the same ones
+        **site.operands.values(group),
+        **result(feature.part((2 * group + 1) * tiling.half_words)),
+        cols=tiling.heads * tiling.half,
+    )
 
 
 def _add_decision(site: Site, selector: Selector, name: str, token_score: Tensor, head_score: Tensor) -> None:

@@ -78,16 +78,17 @@ class Tokens:
 def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memory: MemoryModel) -> Work:
     """Return the work of a descriptor; it must be legal for hw.check.check_program, and not END."""
     live, words = tokens.live, descriptor.src_words
-    tiles = ceil_div(descriptor.rows or live, config.rows)
+    tiles = ceil_div(live, config.rows)
+    covered = ceil_div(descriptor.covered_rows(live, config.rows), config.rows)
     match Opcode(descriptor.opcode):
         case Opcode.BEGIN:
             return Work(descriptor.rows + 1)
         case Opcode.GEMM:
-            return _gemm(descriptor, tiles, live, config)
+            return _gemm(descriptor, covered, live, config) if covered else Work(4)
         case Opcode.KEYS | Opcode.VALUES:
             return _streamed(3, tiles * words, READ_LATENCY, {Port.ACT_READ: 1.0, Port.WEIGHT_WRITE: 1.0})
         case Opcode.LAYER_NORM:
-            return _layer_norm(tiles, words)
+            return _layer_norm(covered, words) if covered else Work(1)
         case Opcode.SOFTMAX:
             return _softmax(tiles, ceil_div(live, config.depth))
         case Opcode.UNIFORM:

@@ -92,12 +92,12 @@ def test_a_wait_holds_a_unit_back():
 
 
 def test_a_full_queue_holds_the_program_back():
-    slow, count = gemm(64, 64, 16), QUEUE_DEPTH + 2
-    spans, _, units = replay([*[slow] * count, begin(2), END], [], TINY, NEAR)
+    slow, count = gemm(64, 64, 16, wait_vector=1), QUEUE_DEPTH + 2
+    (first, *gemms, last), _, units = replay([begin(64), *[slow] * count, begin(2), END], [], TINY, NEAR)
     # One descriptor runs and four wait: the last GEMM, and BEGIN behind it, move on when the second GEMM starts.
-    assert spans[count].issue == spans[1].issue + 1 + 1 + 2
-    assert units[Unit.VECTOR].starved == spans[count].issue - 1
-    for earlier, later in pairwise(spans[:count]):
+    assert last.issue == gemms[1].issue + 1 + 1 + 2
+    assert units[Unit.VECTOR].starved == first.issue - 1 + last.issue - 1 - (first.done + 1)
+    for earlier, later in pairwise(gemms):
         assert later.issue == earlier.done + 1
 
 

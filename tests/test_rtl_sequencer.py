@@ -15,6 +15,7 @@ from amaranth.lib.wiring import connect
 from rtl_axi import AxiMemory, axi_reads
 from rtl_streams import run
 
+from hw.config import CONFIGS
 from hw.isa import UNIT_OF, Descriptor, Drain, ErrorCode, Opcode, Unit
 from hw.regmap import Status
 from hw.rtl.axi_port import AxiPort
@@ -38,7 +39,7 @@ class Bench:
     """
 
     def __init__(self, program, *, duration=lambda tag: 3, length=None, address=PROGRAM, watchdog=0, **behaviour):
-        self.sequencer = Sequencer(8)
+        self.sequencer = Sequencer(CONFIGS["tiny"])
         self.port = AxiPort(8, 1, has_writer=False)
         self.ddr = AxiMemory(bytearray(1 << 16), **behaviour)
         self.dut = m = Module()

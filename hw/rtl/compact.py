@@ -34,7 +34,9 @@ class Compact(wiring.Component):
     command : In(stream of descriptor_layout) - taken when idle.
     done : Out(1) - after the last write;  fault : Out(1) - BEGIN with more than max_tokens rows or COMPACT into a
         register that does not exist; frozen until reset.
-    live : Out, has_package : Out(1) - the last live token is a package.
+    tokens : Out(pictures x u16) - the live tokens of each picture, 0 after reset.
+    picture : In - stable from the command to done;  live : Out, has_package : Out(1) - its live tokens, and whether a
+        package is the last of them.
     token_counts : Out(registers x u16) - live after each COMPACT, by its index.
     decide, decision, verdict : In - from Select.
     wide_addresses : Out(address stream);  wide_words : In(word stream);  wide_writes : Out(unchecked writes)
@@ -48,6 +50,8 @@ class Compact(wiring.Component):
                 "command": In(stream.Signature(descriptor_layout)),
                 "done": Out(1),
                 "fault": Out(1),
+                "picture": In(range(config.pictures)),
+                "tokens": Out(data.ArrayLayout(16, config.pictures)),
                 "live": Out(range(config.max_tokens + 1)),
                 "has_package": Out(1),
                 "token_counts": Out(data.ArrayLayout(16, NUM_TOKEN_REGISTERS)),
@@ -145,17 +149,31 @@ class Compact(wiring.Component):
         # Token list: numbered by BEGIN, compacted along with the first channel word
         is_numbering = Signal()
         m.d.comb += [
+            tokens.picture.eq(self.picture),
             tokens.read_index.eq(source),
             tokens.write.eq(is_numbering | (do_write & is_first_word)),
             tokens.write_index.eq(target),
             tokens.write_token.eq(Mux(is_numbering, target, Mux(is_packing, PACKAGE_TOKEN, tokens.read_token))),
         ]
 
+        # What is known of each picture
+        do_number, do_commit = Signal(), Signal()
+        next_live = Signal.like(self.live)
+        packages = Signal(self._config.pictures)
+        m.d.comb += [
+            self.live.eq(self.tokens[self.picture]),
+            self.has_package.eq(packages.bit_select(self.picture, 1)),
+            next_live.eq(Mux(do_number, rows, self.live - self.verdict.pruned + is_merging)),
+        ]
+        m.d.sync += self.done.eq(do_number | do_commit)  # registered, so that live is new when done is seen
+        with m.If(do_number | do_commit):
+            m.d.sync += [
+                self.tokens[self.picture].eq(next_live),
+                packages.bit_select(self.picture, 1).eq(do_commit & is_merging),
+            ]
+
         # Control
         settled = Signal(range(Package.LATENCY))
-        next_live = Signal.like(self.live)
-        m.d.comb += next_live.eq(self.live - self.verdict.pruned + is_merging)
-        m.d.sync += self.done.eq(0)  # registered, so that live is new when done is seen
         with m.FSM():
             with m.State("Idle"):
                 m.d.comb += self.command.ready.eq(1)
@@ -180,7 +198,7 @@ class Compact(wiring.Component):
                 m.d.comb += is_numbering.eq(1)
                 m.d.sync += target.eq(target + 1)
                 with m.If(target + 1 >= rows):
-                    m.d.sync += [self.live.eq(rows), self.has_package.eq(0), self.token_counts.eq(0), self.done.eq(1)]
+                    m.d.comb += do_number.eq(1)
                     m.next = "Idle"
             with m.State("Move"):
                 m.d.comb += is_moving.eq(1)
@@ -201,8 +219,7 @@ class Compact(wiring.Component):
                     with m.If(words_left <= 1):
                         m.next = "Commit"
             with m.State("Commit"):
-                m.d.comb += row_scale.o.ready.eq(1)
-                m.d.sync += [self.live.eq(next_live), self.has_package.eq(is_merging), self.done.eq(1)]
+                m.d.comb += [row_scale.o.ready.eq(1), do_commit.eq(1)]
                 for register, count in enumerate(self.token_counts):
                     with m.If(index == register):
                         m.d.sync += count.eq(next_live)

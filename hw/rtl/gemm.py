@@ -1,10 +1,11 @@
 """GEMM unit: takes a command, walks its tiles through the array and lets the drain write the result."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.config import AccelConfig
+from hw.rtl.covered_rows import covered_rows
 from hw.rtl.delay import delay
 from hw.rtl.drain import DrainUnit
 from hw.rtl.gemm_array import STEP, GemmArray
@@ -34,7 +35,7 @@ class Gemm(wiring.Component):
     Members
     -------
     command, done, fault : unit_signature; after a fault the unit is frozen until reset
-    tokens : In(16) - live tokens, sampled when a command starts
+    tokens : In(pictures x u16) - live tokens of each picture, sampled when a command starts
     act, weight, param, wide_read, row_scale : read ports;  act_write, wide_write : write ports
     """
 
@@ -51,7 +52,7 @@ class Gemm(wiring.Component):
         super().__init__(
             {
                 **unit_signature(),
-                "tokens": In(16),
+                "tokens": In(data.ArrayLayout(16, config.pictures)),
                 "act": Out(act_read(config)),
                 "weight": Out(weight_read(config)),
                 "param": Out(param_read(config)),
@@ -81,11 +82,11 @@ class Gemm(wiring.Component):
 
         # Command: sizes in row tiles, output words and steps.
         descriptor = Signal(descriptor_layout)
-        tokens, rows, cols = Signal(16), Signal(16), Signal(16)
+        tokens, cols = Signal(16), Signal(16)
         row_tiles, words, steps = Signal(16), Signal(16), Signal(16)
         start = Signal()
+        rows = covered_rows(m, descriptor, tokens, config.rows)
         m.d.comb += [
-            rows.eq(Mux(descriptor.rows == 0, tokens, descriptor.rows)),
             cols.eq(Mux(descriptor.cols == 0, tokens, descriptor.cols)),
             self.fault.eq(reads.fault | drain.fault),
         ]
@@ -93,7 +94,10 @@ class Gemm(wiring.Component):
             with m.State("Idle"):
                 m.d.comb += self.command.ready.eq(1)
                 with m.If(self.command.valid):
-                    m.d.sync += [descriptor.eq(self.command.payload), tokens.eq(self.tokens)]
+                    m.d.sync += [
+                        descriptor.eq(self.command.payload),
+                        tokens.eq(self.tokens[self.command.payload.picture]),
+                    ]
                     m.next = "Size"
             with m.State("Size"):
                 m.d.sync += [

@@ -1,10 +1,10 @@
-"""Memory of the token list: which patch each live token came from."""
+"""Memory of the token lists: which patch each live token of a picture came from."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import exact_log2
 
 from hw.config import AccelConfig
 from hw.rtl.delay import delay
@@ -19,19 +19,22 @@ class TokenList(wiring.Component):
 
     Members
     -------
+    picture : In - whose list COMPACT works on
     write, write_index, write_token : In
     read_index : In;  read_token : Out(u16) - in the same cycle.
     port : In(read port, seen from the reader)
     """
 
     def __init__(self, config: AccelConfig):
-        self._depth = 1 << ceil_log2(config.max_tokens)  # so that no address is outside
+        self._config = config
+        index = exact_log2(config.token_stride)
         super().__init__(
             {
+                "picture": In(range(config.pictures)),
                 "write": In(1),
-                "write_index": In(range(self._depth)),
+                "write_index": In(index),
                 "write_token": In(16),
-                "read_index": In(range(self._depth)),
+                "read_index": In(index),
                 "read_token": Out(16),
                 "port": In(token_read()),
             }
@@ -39,14 +42,14 @@ class TokenList(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = Memory(shape=16, depth=self._depth, init=[])
+        m.submodules.memory = memory = Memory(shape=16, depth=self._config.token_words, init=[])
         write, read, store = memory.write_port(), memory.read_port(domain="comb"), memory.read_port()
         is_granted = self.port.request.valid & self.port.request.ready
         m.d.comb += [
             write.en.eq(self.write),
-            write.addr.eq(self.write_index),
+            write.addr.eq(Cat(self.write_index, self.picture)),
             write.data.eq(self.write_token),
-            read.addr.eq(self.read_index),
+            read.addr.eq(Cat(self.read_index, self.picture)),
             self.read_token.eq(read.data),
             self.port.request.ready.eq(1),
             store.addr.eq(self.port.request.payload),
