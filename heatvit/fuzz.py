@@ -169,7 +169,7 @@ def compare_machine(case: Case) -> list[PictureComparison]:
     machine = Machine(case.config, rng)
     comparisons = []
     for index, picture_u8 in enumerate(case.pictures_u8):
-        result, output = machine.run_picture(program, patchify(case.network, picture_u8)[1:], shuffle=rng)
+        result, output = machine.run_pictures(program, patchify(case.network, picture_u8)[1:], shuffle=rng)
         error = "" if result.error is ErrorCode.NONE else f"{result.error.name} in descriptor {result.error_index}"
         outcome = Outcome(output=output, token_counts=tuple(result.token_counts), error=error)
         comparisons.append(compare(index, case.network, picture_u8, program, outcome))

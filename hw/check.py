@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hw.config import AccelConfig
 from hw.dependency import Footprint, Space, Span, footprints, memory_word_bytes, space_words
-from hw.isa import UNIT_OF, Descriptor, Drain, Memory, Opcode, Region, Unit
+from hw.isa import UNIT_OF, WITHOUT_PICTURE, Descriptor, Drain, Memory, Opcode, Region, Unit
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.tiling import TRANSFER_BYTES
 from quant.fixed import SHIFT_MAX
@@ -23,7 +23,6 @@ WordSets = dict[Space, int]
 """Words of each space as the set bits of an integer."""
 
 _ALWAYS = {"opcode", *(f"wait_{unit.name.lower()}" for unit in Unit)}
-_WITHOUT_PICTURE = (Opcode.END, Opcode.LOAD, Opcode.STORE)
 _SOURCE = {"src_base", "src_stride", "src_words"}
 _TARGET = {"dst_base", "dst_stride"}
 _TRANSFER = {"memory", "region", "offset", "length"}
@@ -95,7 +94,7 @@ def _check_fields(index: int, descriptor: Descriptor) -> None:
         raise ValueError(f"opcode of descriptor {index} must be an Opcode, not {descriptor.opcode!r}")
     opcode = Opcode(descriptor.opcode)
     allowed = _ALWAYS | FIELDS[opcode]
-    if opcode not in _WITHOUT_PICTURE:
+    if opcode not in WITHOUT_PICTURE:
         allowed.add("picture")
     if opcode is Opcode.GEMM:
         if descriptor.mode not in list(Drain):

@@ -137,6 +137,7 @@ CONFIGS: dict[str, AccelConfig] = {
         weight_words=2048,
         param_words=512,
         max_tokens=64,
+        pictures=4,
         axi_bytes=8,
     ),
     # The demo: 256 MACs, large enough to show tiling, small enough to build in a minute.
@@ -149,17 +150,19 @@ CONFIGS: dict[str, AccelConfig] = {
         weight_words=2048,
         param_words=256,
         max_tokens=64,
+        pictures=4,
     ),
-    # ZCU102 (912 BRAM36): 2048 MACs, 752 blocks of memory at 4 KiB each; holds DeiT-Tiny and DeiT-Small.
+    # ZCU102 (912 BRAM36): 2048 MACs, 784 blocks of memory at 4 KiB each; DeiT-Tiny in batches of 8, DeiT-Base in ones.
     "zcu102_2048": AccelConfig(
         rows=8,
         columns=32,
         depth=8,
-        act_words=8192,
-        wide_words=3072,
-        weight_words=8192,
+        act_words=12288,
+        wide_words=6144,
+        weight_words=6144,
         param_words=1024,
         max_tokens=256,
+        pictures=8,
         axi_ports=4,
     ),
     # The same memories in words twice as wide: 4096 MACs, the cheapest array of that size.
@@ -167,11 +170,12 @@ CONFIGS: dict[str, AccelConfig] = {
         rows=8,
         columns=32,
         depth=16,
-        act_words=4096,
-        wide_words=1536,
-        weight_words=4096,
+        act_words=6144,
+        wide_words=3072,
+        weight_words=3072,
         param_words=512,
         max_tokens=256,
+        pictures=8,
         axi_ports=4,
     ),
 }

@@ -56,6 +56,9 @@ UNIT_OF: dict[Opcode, Unit] = {
 }
 """The unit that executes an opcode; END belongs to the sequencer."""
 
+WITHOUT_PICTURE = (Opcode.END, Opcode.LOAD, Opcode.STORE)
+"""Opcodes that do not look at what is known of a picture; its number must be 0 there."""
+
 
 class Drain(IntEnum):
     """What the GEMM drain does with an accumulator (field `mode` of GEMM)."""

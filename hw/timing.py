@@ -5,8 +5,11 @@ from __future__ import annotations
 from hw.config import AccelConfig
 from hw.isa import Drain
 
-QUEUE_DEPTH = 4
-"""Descriptors that wait for one unit; a full queue holds back the ones behind it in the program."""
+QUEUE_DEPTH = 16
+"""Descriptors that wait for one unit; a full queue holds back the ones behind it in the program.
+
+LOADs for later layers wait the longest, until the words that they fill are free. A LUT RAM is no smaller for fewer.
+"""
 
 READ_LATENCY = 2
 """Cycles from an accepted read request to its response (block RAM with its output register)."""

@@ -79,14 +79,14 @@ class Machine:
         self._regions: Mapping[Region, bytearray] = {}
         self._token_counts: dict[int, int] = {}
 
-    def run_picture(
-        self, program: Program, patches_i8: I8, shuffle: np.random.Generator | None = None
+    def run_pictures(
+        self, program: Program, *patches_i8: I8, shuffle: np.random.Generator | None = None
     ) -> tuple[RunResult, bytes]:
-        """Run a program on one picture, patches_i8 (num_patches, patch_dim); return its end and the OUTPUT region."""
+        """Run a program on its pictures, each (num_patches, patch_dim); return its end and the OUTPUT region."""
         output = bytearray(program.output_bytes if self._rng is None else self._rng.bytes(program.output_bytes))
         regions = {
             Region.WEIGHTS: bytearray(program.weights),
-            Region.INPUT: bytearray(program.pack_input(patches_i8)),
+            Region.INPUT: bytearray(program.pack_input(*patches_i8)),
             Region.OUTPUT: output,
         }
         return self.run(program.program_bytes(), regions, shuffle), bytes(output)

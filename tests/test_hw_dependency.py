@@ -178,4 +178,4 @@ def test_footprints_cover_what_the_machine_does(seed):
                 assert set(np.flatnonzero(changed).tolist()) <= writes
 
     machine.execute = execute
-    machine.run_picture(program, patches_i8)
+    machine.run_pictures(program, patches_i8)

@@ -264,13 +264,14 @@ def test_units_overlap():
 
 
 def test_full_queue_holds_the_program_back():
-    program = [*(job(Unit.LOAD, tag) for tag in range(6)), job(Unit.STORE, 6), END]
-    bench = Bench(program, duration=lambda tag: 60)
+    last = QUEUE_DEPTH + 2
+    program = [*(job(Unit.LOAD, tag) for tag in range(last)), job(Unit.STORE, last), END]
+    bench = Bench(program, duration=lambda tag: 200)
     assert bench.run() == DONE
     start = {tag: cycle for cycle, _, tag in bench.started}
     end = {tag: cycle for cycle, _, tag in bench.ended}
-    # One LOAD runs and four are queued: STORE passes when the second one starts.
-    assert end[0] < start[6] < end[1]
+    # One LOAD runs and the queue is full: STORE passes when the second one starts.
+    assert end[0] < start[last] < end[1]
 
 
 def test_counters():

@@ -2,10 +2,10 @@
 machine; faults.
 
 Testpoints: BEGIN and COMPACT steer the following commands of their picture and no other; every memory word, written or
-not, equals the expected memory; `done` once per command and only after its last write; tokens, token_counts and the token
-list; pauses on each port alone and on all; an address beyond each memory, read or written, also one that needs 17
-bits, faults without a request; nothing after the fault; no tokens, nothing to do; reset state;
-conversion to Verilog, with channels in place or generated separately.
+not, equals the expected memory; `done` once per command and only after its last write; tokens, token_counts and the
+token list; pauses on each port alone and on all; an address beyond each memory, read or written, also one that needs 17
+bits, faults without a request; nothing after the fault; no tokens, nothing to do; reset state; conversion to Verilog,
+with channels in place or generated separately.
 """
 
 import re

@@ -2,7 +2,8 @@
 
 Testpoints: every tap of random networks on arrays of six shapes, memories full of garbage, in program order and in
 random orders that the waits allow; layers cut by small weight memories; nothing pruned, everything pruned, ties, an
-incoming package, all of it thrice; two pictures on one machine. By hand: GEMM with fixed rows and columns, columns
+incoming package, all of it thrice; two pictures on one machine; two to five pictures in one run, whose weights are read
+once. By hand: GEMM with fixed rows and columns, columns
 beyond are not written; the clip of operands; UNIFORM. Errors: opcode, mode, address of every memory, region, alignment,
 missing END, a wait that never comes, a program of a wrong size; a run after an error.
 """
@@ -25,23 +26,36 @@ from tests.programs import SHAPES, array, case
 
 def check_picture(machine, program, golden, patches_i8, shuffle=None):
     """Run one picture and compare everything that the program stores with the golden model."""
-    result, output = machine.run_picture(program, patches_i8, shuffle)
+    check_pictures(machine, program, [golden], [patches_i8], shuffle)
+
+
+def check_pictures(machine, program, goldens, patches_i8, shuffle=None):
+    """As check_picture, for all pictures of a program."""
+    result, output = machine.run_pictures(program, *patches_i8, shuffle=shuffle)
     assert result.error is ErrorCode.NONE and result.error_index == 0
     assert result.executed == len(program.descriptors)
-    assert result.token_counts == golden.num_tokens
-    for tap in program.taps:
-        found = program.read_tap(tap, output, result.token_counts)
+    for picture, golden in enumerate(goldens):
+        check_results(program, golden, output, result.token_counts, picture)
+
+
+def check_results(program, golden, output, counts, picture):
+    """Compare what a run stored of one picture."""
+    token_counts = program.token_counts(counts, picture)
+    assert list(token_counts) == golden.num_tokens
+    taps = [tap for tap in program.taps if tap.picture == picture]
+    for tap in taps:
+        found = program.read_tap(tap, output, token_counts)
         assert found.dtype == golden.taps[tap.name].dtype, tap.name
         assert np.array_equal(found, golden.taps[tap.name]), tap.name
-    left = set(golden.taps) - {tap.name for tap in program.taps}
-    assert left == {f"selectors.{i}.keep_score" for i in range(len(golden.tokens))} or not program.taps
-    assert program.logits(output).dtype == np.int16
-    assert np.array_equal(program.logits(output), golden.logits_i16)
+    left = set(golden.taps) - {tap.name for tap in taps}
+    assert left == {f"selectors.{i}.keep_score" for i in range(len(golden.tokens))} or not taps
+    assert program.logits(output, picture).dtype == np.int16
+    assert np.array_equal(program.logits(output, picture), golden.logits_i16)
     if golden.tokens:
-        assert np.array_equal(program.tokens(output, len(golden.tokens[-1])), golden.tokens[-1])
+        assert np.array_equal(program.tokens(output, len(golden.tokens[-1]), picture), golden.tokens[-1])
     else:
         num_tokens = program.network_config.num_tokens
-        assert program.tokens(output, num_tokens).tolist() == list(range(num_tokens))
+        assert program.tokens(output, num_tokens, picture).tolist() == list(range(num_tokens))
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -64,6 +78,25 @@ def test_waits_alone_give_the_order(seed):
         program = compile_network(network, config, is_tapped)
         for _ in range(4):
             check_picture(Machine(config, rng), program, golden, patches_i8, shuffle=rng)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pictures_share_a_run(seed):
+    """Pictures of different token counts: in program order with garbage in the memories, and in the order of waits."""
+    shape, rng = SHAPES[seed % len(SHAPES)], np.random.default_rng(seed)
+    pictures = 2 + seed % 4
+    config = array(shape, act_words=16384, wide_words=16384, pictures=pictures)
+    network, golden, patches_i8 = case(seed + 300, shape, max_tokens=20)
+    others = [random_picture(rng, network.config) for _ in range(pictures - 1)]
+    goldens = [golden, *(run(network, other) for other in others)]
+    patches = [patches_i8, *(patchify(network, other)[1:] for other in others)]
+    for is_tapped in (False, True):
+        program = compile_network(network, config, is_tapped, pictures)
+        check_pictures(Machine(config, rng), program, goldens, patches)
+        check_pictures(Machine(config, rng), program, goldens, patches, shuffle=rng)
+    loaded = sum(d.length for d in program.descriptors if d.opcode == Opcode.LOAD and d.memory == Memory.WEIGHT)
+    alone = compile_network(network, config)
+    assert loaded == sum(d.length for d in alone.descriptors if d.opcode == Opcode.LOAD and d.memory == Memory.WEIGHT)
 
 
 @pytest.mark.parametrize("seed", range(6))
