@@ -156,6 +156,8 @@ def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -
                 "layer": first.name,
                 "macs": macs,
                 "ideal_cycles": _mean([layer.ideal_cycles for layer in same]),
+                "ddr_bytes": first.ddr_bytes,
+                "array_cycles": _mean([layer.array_cycles for layer in same]),
                 "cycles": cycles,
                 "utilisation": macs / config.macs / cycles if cycles else None,
                 "stall": first.stall,
