@@ -22,8 +22,9 @@ class LayerProfile:
     macs as model.evaluate.layer_macs counts them; ideal_cycles of its GEMMs, whole tiles included. ddr_bytes of its
     LOADs and STOREs. array_cycles of its GEMMs, with the array's idle time before each: these sum to the end of the
     last GEMM, and never are fewer than the products need. cycles is by how much the layer moved the end of everything
-    up to it, so that the layers sum to the run; a layer that was hidden under others has few or none. stall is the unit that was busy longest in those cycles while the array had no
-    descriptor, "dependency" if all units waited longer than that, or empty if the array always had one.
+    up to it, so that the layers sum to the run; a layer that was hidden under others has few or none. stall is the
+    unit that was busy longest in those cycles while the array had no descriptor, "dependency" if all units waited
+    longer than that, or empty if the array always had one.
     """
 
     name: str
@@ -52,8 +53,17 @@ def profile_run(
     for name, end in sorted(layer_ends.items(), key=lambda item: item[1]):
         window = slice(frontier, end)
         stall = _stall({unit: flags[window] for unit, flags in busy.items()})
-        of_layer = (counts.get(name, 0) for counts in (macs, ideal, traffic, array))
-        layers.append(LayerProfile(name, *of_layer, end - frontier, stall))
+        layers.append(
+            LayerProfile(
+                name=name,
+                macs=macs.get(name, 0),
+                ideal_cycles=ideal.get(name, 0),
+                ddr_bytes=traffic.get(name, 0),
+                array_cycles=array.get(name, 0),
+                cycles=end - frontier,
+                stall=stall,
+            )
+        )
         frontier = end
     return layers
 

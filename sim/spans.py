@@ -32,13 +32,13 @@ def descriptor_spans(program: Program, times: DescriptorTimes, cycles: int) -> l
         if not len(times.starts[unit]) == len(times.ends[unit]) == owners.count(unit):
             raise ValueError(f"times must hold {owners.count(unit)} descriptors of {unit.name.lower()}, one run's")
     origin = max(max(ends, default=0) for ends in times.ends.values()) - cycles
-    of_unit = {unit: zip(times.starts[unit], times.ends[unit], strict=True) for unit in Unit}
+    remaining = {unit: zip(times.starts[unit], times.ends[unit], strict=True) for unit in Unit}
     spans = []
-    for index, (layer, descriptor, unit) in enumerate(zip(program.layers, program.descriptors, owners, strict=True)):
-        if unit is not None:
-            start, end = next(of_unit[unit])
+    for index, (layer, descriptor, owner) in enumerate(zip(program.layers, program.descriptors, owners, strict=True)):
+        if owner is not None:
+            start, end = next(remaining[owner])
             opcode = Opcode(descriptor.opcode)
-            spans.append(DescriptorSpan(index, layer, opcode, unit, max(start - origin, 0), end - origin))
+            spans.append(DescriptorSpan(index, layer, opcode, owner, max(start - origin, 0), end - origin))
     return spans
 
 

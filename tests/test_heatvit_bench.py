@@ -5,7 +5,8 @@ Testpoints
 - ideal cycles follow the tiles, also of a pruned picture; the stall names the unit that the array waited for
 - times that are not one run's are refused
 - the command measures a float network on the RTL: no mismatch, every key of the result, rates that follow the cycles
-- a network with selectors is measured with the work of its token counts; a wrong list is refused in one line
+- a network with selectors is measured with the work of its token counts, and against the same one without them
+- the report's files are written; wrong options are refused in one line
 - a run that differs gives exit code 1
 """
 
@@ -141,8 +142,25 @@ def test_command_measures_a_network(
     assert result["wall_s"] > 0 and result["config"] == CONFIG.to_dict()
     assert "blocks.1.mlp.fc2" in capsys.readouterr().out
 
-    assert cli.main([*inputs, "--keep=4"]) == 0
+    assert "selector_cost" not in result and not (tmp_path / "report").exists()
+
+    assert cli.main([*inputs, "--keep=4", f"--report={tmp_path / 'report'}"]) == 0
     pruned = json.loads((tmp_path / "result.json").read_text())
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "report.html",
+        "result.json",
+        "roofline.svg",
+        "timeline.svg",
+    }
+    assert json.loads((tmp_path / "report" / "result.json").read_text()) == pruned
+    assert abs(pruned["dense_cycles"] - cycles) < 0.01 * cycles and pruned["dense_gmac"] == result["gmac"]
+    selectors = [row["cycles"] for row in pruned["layers"] if row["layer"].startswith("selectors.")]
+    assert pruned["selector_cost"] == pytest.approx(sum(selectors) / pruned["cycles_per_picture"]) and selectors
+    saving = pruned["dense_cycles"] / pruned["cycles_per_picture"]
+    assert pruned["pruning_efficiency"] == pytest.approx(saving * pruned["gmac"] / result["gmac"])
+    assert pruned["scale_gmac"] == macs(SMALL, [4]) / 1e9
+    rate = pruned["cycles_per_picture"] / pruned["gmac"]
+    assert pruned["scaled_cycles"] == pytest.approx(pruned["scale_gmac"] * rate)
     counts = [tokens[1] for tokens in pruned["tokens"]]  # random selectors: equal scores may keep more than wanted
     assert 4 <= min(counts) <= max(counts) <= SMALL.num_tokens and pruned["mismatches"] == 0
     assert pruned["gmac"] == pytest.approx(np.mean([macs(SMALL, [count]) for count in counts]) / 1e9)
@@ -161,11 +179,15 @@ def test_command_measures_a_network(
 
 
 @pytest.mark.parametrize(
-    ("keep", "message"),
-    [("4,x", "--keep must be whole numbers with commas between them"), ("4,3", "token counts must be 1 falling")],
+    ("options", "message"),
+    [
+        (["--keep=4,x"], "--keep must be whole numbers with commas between them"),
+        (["--keep=4,3"], "token counts must be 1 falling"),
+        (["--scale-gmac=0.5"], "--scale-gmac needs --keep"),
+    ],
 )
-def test_wrong_counts_are_refused(
-    inputs: list[str], keep: str, message: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_options_are_refused(
+    inputs: list[str], options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*inputs, f"--keep={keep}"]) == 2
+    assert cli.main([*inputs, *options]) == 2
     assert message in capsys.readouterr().err
