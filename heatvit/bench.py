@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from heatvit.cycle_report import write_cycle_report
+from heatvit.golden import with_token_counts
 from heatvit.model_error import model_errors
 from heatvit.progress import Report
 from heatvit.subject import Subject, without_selectors
@@ -23,6 +24,8 @@ from sim.process import DdrModel
 from sim.profile import profile_run
 from sim.verilator import SimulationModel
 
+THRESHOLD_PICTURES = 4
+"""Of the calibration pictures; each runs through the golden model once a selector."""
 CLOCKS_MHZ = (150, 250, 300)
 """Clocks that frames per second are given at; none of them is measured."""
 
@@ -37,12 +40,15 @@ def bench_cycles(
 ) -> dict[str, Any]:
     """Quantize a network after training, run `count` pictures on the RTL, compare every layer, count cycles.
 
-    keep: see Subject.quantize. With it, one picture also runs without selectors, and the cycles are scaled from the
-    work that the pictures happened to need to scale_gmac, by default that of exactly the counts in keep.
+    keep holds the mean live tokens after each selector, none: no selectors; the thresholds are set on calibration
+    pictures. With it, one picture also runs without selectors, and the cycles are scaled from the work that the
+    pictures happened to need to scale_gmac, by default that of exactly the counts in keep.
     folder, if given, gets the files of heatvit.cycle_report, provided that every run ended.
     """
     config = subject.load_config()
-    network = subject.quantize(keep, report)
+    network = subject.quantize(bool(keep), report)
+    if keep:
+        network = with_token_counts(network, subject.calibration_pictures()[:THRESHOLD_PICTURES], keep)
     pictures_u8 = subject.load_pictures(count)
     start = time.monotonic()
     model = subject.build(report)
@@ -120,7 +126,7 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig,
     wall_s = sum(run.wall_s for run in result.timed)
     return {
         **summary,
-        **model_errors(result, ddr, len(topology.selectors)),
+        **model_errors(result, ddr),
         "gmac": macs / 1e9,
         "cycles_per_picture": cycles,
         "ideal_cycles": sum(layer["ideal_cycles"] for layer in layers),

@@ -289,6 +289,42 @@ def bench_cycles(
     return _finish("measured", result, json_file, failed=result["mismatches"] > 0)
 
 
+@bench_app.command("model")
+def bench_model(
+    weights: Weights,
+    images: Images,
+    network: Network = "deit_tiny",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            metavar="N,N,...",
+            help="A setting: live tokens after each selector, or none. May be repeated [default: 12 settings]",
+        ),
+    ] = None,
+    calibrate: Calibrate = None,
+    config: Config = "zcu102_2048",
+    work: Work = WORK_FOLDER,
+    json_file: JsonFile = None,
+) -> int:
+    """Compare the cycle model with the RTL over settings of the live token counts.
+
+    Exit code 1 if a logit differs from the golden model.
+
+    Example: `heatvit bench model --network deit_tiny --weights deit_tiny.npz --images pictures.npz --json model.json`
+    """
+    from heatvit import bench_model as benchmark
+    from heatvit.subject import Subject
+
+    subject = Subject(network, weights, images, config, calibrate, work)
+    settings = [_whole_numbers(text) for text in keep or []]
+    with show_progress() as progress:
+        result = benchmark.bench_model(subject, settings, reporter(progress))
+    header = ("live tokens", "cycles", "model", "error", "worst layer's error", "worst layer")
+    _print_table("cycle model against RTL", header, benchmark.model_table(result))
+    return _finish("compared", result, json_file, failed=result["mismatches"] > 0)
+
+
 def _whole_numbers(text: str) -> list[int]:
     words = text.split(",") if text else []
     if not all(word.strip().isdecimal() for word in words):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 
 from heatvit.files import file_digest
 from heatvit.flow import load_all
-from heatvit.golden import with_token_counts
 from heatvit.pictures import open_pictures
 from heatvit.progress import Report
 from hw.config import AccelConfig, load_config
@@ -26,8 +24,6 @@ from sim.cosim import build_process_core
 from sim.verilator import SimulationModel
 
 CALIBRATION_PICTURES = 16
-THRESHOLD_PICTURES = 4
-"""Of the calibration pictures; each runs through the golden model once a selector."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +57,16 @@ class Subject:
         number = len(pictures.labels)
         return load_all(SubsetPictures(pictures, np.arange(max(number - CALIBRATION_PICTURES, 0), number)))
 
-    def quantize(self, keep: Sequence[int], report: Report) -> IntegerNetwork:
-        """Return the integer network; keep holds the mean live tokens after each selector, none: no selectors.
-
-        The thresholds are set on calibration pictures. Raises ValueError as heatvit.golden.with_token_counts does.
-        """
+    def quantize(self, has_selectors: bool, report: Report) -> IntegerNetwork:
+        """Return the integer network, with its selectors or with all tokens in every block."""
         report("quantize", 0, 1)
         topology = load_network_config(self.network)
         torch.manual_seed(0)  # of selectors that the weights do not hold
         state = load_timm(self.weights, topology, IMAGENET).state_dict()
-        if not keep:
+        if not has_selectors:
             topology = replace(topology, selectors=())
             state = {name: tensor for name, tensor in state.items() if not name.startswith("selectors.")}
-        pictures_u8 = self.calibration_pictures()
-        network = convert(state, topology, pictures_u8, IMAGENET.mean, IMAGENET.std)
-        if keep:
-            network = with_token_counts(network, pictures_u8[:THRESHOLD_PICTURES], keep)
+        network = convert(state, topology, self.calibration_pictures(), IMAGENET.mean, IMAGENET.std)
         report("quantize", 1, 1)
         return network
 

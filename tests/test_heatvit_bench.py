@@ -8,6 +8,7 @@ Testpoints
 - a network with selectors is measured with the work of its token counts, and against the same one without them
 - the report's files are written; wrong options are refused in one line
 - a run that differs gives exit code 1
+- the cycle model is compared in every setting of the token counts; twelve distinct ones by default
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import torch
 from PIL import Image
 
 from heatvit import bench, cli
+from heatvit.bench_model import default_settings
 from hw.config import CONFIGS
 from hw.isa import Descriptor, Opcode, Unit
+from model.config import NETWORKS
 from model.evaluate import layer_macs, macs
 from model.vit import IMAGENET, VisionTransformer
 from quant.config import NetworkConfig
@@ -176,6 +179,31 @@ def test_command_measures_a_network(
     monkeypatch.setattr(bench, "measure", wrong)
     assert cli.main(inputs) == 1
     assert json.loads((tmp_path / "result.json").read_text())["mismatches"] == 3
+
+
+def test_default_settings() -> None:
+    settings = default_settings(NETWORKS["deit_tiny"])
+    assert len(settings) == 12 and settings[0] == [] and [89, 71, 57] in settings
+    for keep in settings[1:]:
+        assert 197 >= keep[0] >= keep[1] >= keep[2] >= 3
+    assert default_settings(DENSE) == [[]]
+
+
+@pytest.mark.verilator
+@pytest.mark.slow
+def test_command_compares_the_model(inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [option for option in inputs[2:] if not option.startswith("--count")]
+    assert cli.main(["bench", "model", *paths, "--keep=4", "--keep="]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    pruned, dense = result["settings"]
+    assert result["mismatches"] == 0 and (pruned["keep"], dense["keep"]) == ([4], [])
+    assert pruned["tokens"][0] == 5 > pruned["tokens"][1] - 1 and dense["tokens"] == [5]
+    printed = capsys.readouterr().out
+    for row in result["settings"]:
+        assert row["model_error_total"] == pytest.approx(row["model_cycles"] / row["cycles"] - 1)
+        assert abs(row["model_error_total"]) < 0.1 and f"{row['cycles']:,}" in printed and row["worst_layer"]
+        assert abs(row["model_error_total"]) <= abs(result["model_error_total"])
+        assert 0 < row["model_error_worst_layer"] <= result["model_error_worst_layer"]
 
 
 @pytest.mark.parametrize(
