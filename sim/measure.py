@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bitstreams.driver import HeatVit
 from hw.config import AccelConfig
@@ -73,16 +74,42 @@ def measure(
     progress(runs ended, all runs) is called as they end.
     """
     programs = [compile_network(network, config, taps=taps) for taps in (True, False)]
-    runs: list[list[TimedRun]] = []
+    runs: list[tuple[TimedRun, ...]] = []
     with ProcessTransport(model, ddr) as transport, HeatVit(transport, config) as core:
         for number, program in enumerate(programs):
-            job = make_job(network, pictures_u8, program, None)
-            core.load(job.programs[0])
-            runs.append([])
-            for index, (picture_u8, run) in enumerate(zip(pictures_u8, job.runs, strict=True)):
-                runs[-1].append(_time(transport, core, index, network, picture_u8, program, run.input))
-                progress(number * len(pictures_u8) + index + 1, 2 * len(pictures_u8))
-    return Measurement(programs[1], tuple(runs[0]), tuple(runs[1]))
+            count_done = partial(_progress_of, progress, number * len(pictures_u8), 2 * len(pictures_u8))
+            runs.append(_time_all(transport, core, network, pictures_u8, program, count_done))
+    return Measurement(programs[1], *runs)
+
+
+def _progress_of(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
+
+
+def time_pictures(
+    network: IntegerNetwork, pictures_u8: Sequence[U8] | U8, program: Program, model: SimulationModel, ddr: DdrModel
+) -> tuple[TimedRun, ...]:
+    """Run pictures on a program of the network, once, on a core of its own; otherwise as measure."""
+    with ProcessTransport(model, ddr) as transport, HeatVit(transport, program.config) as core:
+        return _time_all(transport, core, network, pictures_u8, program, lambda done: None)
+
+
+def _time_all(
+    transport: ProcessTransport,
+    core: HeatVit,
+    network: IntegerNetwork,
+    pictures_u8: Sequence[U8] | U8,
+    program: Program,
+    progress: Callable[[int], None],
+) -> tuple[TimedRun, ...]:
+    """Load a program and run every picture on it; progress(pictures done) is called after each."""
+    job = make_job(network, pictures_u8, program, None)
+    core.load(job.programs[0])
+    results = []
+    for index, (picture_u8, run) in enumerate(zip(pictures_u8, job.runs, strict=True)):
+        results.append(_time(transport, core, index, network, picture_u8, program, run.input))
+        progress(index + 1)
+    return tuple(results)
 
 
 def _time(
