@@ -151,7 +151,7 @@ def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = F
         if needed > available:
             raise ValueError(
                 f"{memory.name.lower()}_words must be at least {needed} for {topology.num_tokens} tokens of "
-                f"{topology.embed_dim} channels{f' of {pictures} pictures' * (pictures > 1)}, not {available}"
+                f"{topology.embed_dim} channels{_of(pictures)}, not {available}"
             )
     position = pack_tokens(network.position_i16, config)
     image = position.ljust(schedule.transfer_bytes(residuals[0]), b"\0")
@@ -169,6 +169,10 @@ def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = F
     )
     check_program(program, config)
     return program
+
+
+def _of(pictures: int) -> str:
+    return f" of {pictures} pictures" if pictures > 1 else ""
 
 
 def _input_bytes(network: NetworkConfig, config: AccelConfig) -> int:
@@ -192,7 +196,7 @@ def _check_limits(network: NetworkConfig, config: AccelConfig, pictures: int) ->
         raise ValueError(f"max_tokens must be at least {network.num_tokens}, not {config.max_tokens}")
     if pictures * len(network.selectors) > NUM_TOKEN_REGISTERS:
         limit = NUM_TOKEN_REGISTERS // pictures
-        raise ValueError(f"selectors must be at most {limit} for {pictures} pictures, not {len(network.selectors)}")
+        raise ValueError(f"selectors must be at most {limit}{_of(pictures)}, not {len(network.selectors)}")
     if network.num_heads > 255:
         raise ValueError(f"num_heads must be at most 255, not {network.num_heads}")
     norm_words = transfer_words(network.embed_dim // config.depth, config.param_bytes)

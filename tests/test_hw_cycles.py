@@ -123,7 +123,7 @@ def test_memory_latency_and_bandwidth():
 def test_impossible_programs_and_counts_are_refused():
     with pytest.raises(ValueError, match="waits forever at descriptor 0"):
         replay([begin(4, wait_gemm=1), END], [], TINY, NEAR)
-    program = [begin(20), Descriptor(Opcode.COMPACT, src_words=2), Descriptor(Opcode.COMPACT, src_words=2), END]
+    program = [begin(20), *(Descriptor(Opcode.COMPACT, src_words=2, index=index) for index in range(2)), END]
     assert live_tokens(program, [9, 9]) == [Tokens(0), Tokens(20, True), Tokens(9, True)]
     assert live_tokens(program, [20, 20]) == [Tokens(0), Tokens(20, False), Tokens(20, False)]
     for counts, message in (
@@ -134,6 +134,13 @@ def test_impossible_programs_and_counts_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             live_tokens(program, counts)
+
+
+def test_each_picture_has_its_own_live_tokens():
+    compacts = [Descriptor(Opcode.COMPACT, src_words=2, picture=picture, index=picture) for picture in (1, 0)]
+    keys = Descriptor(Opcode.KEYS, src_words=1, picture=1)
+    program = [begin(20), Descriptor(Opcode.BEGIN, rows=30, picture=1), *compacts, keys, END]
+    assert [tokens.live for tokens in live_tokens(program, [7, 9])] == [0, 0, 30, 20, 9]
 
 
 @pytest.mark.parametrize("seed", range(6))

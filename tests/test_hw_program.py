@@ -108,7 +108,7 @@ def test_program_bytes_are_reproducible():
         (array((2, 16, 16)), "embed_dim must be a multiple of the array's depth 16 (for example 16 or 32), not 24"),
         (array(SHAPE, max_tokens=9), "max_tokens must be at least 10, not 9"),
         (array(SHAPE, act_words=100), "act_words must be at least 168 for 10 tokens of 24 channels, not 100"),
-        (array(SHAPE, wide_words=50), "wide_words must be at least 68 for 10 tokens of 24 channels, not 50"),
+        (array(SHAPE, wide_words=50), "wide_words must be at least 64 for 10 tokens of 24 channels, not 50"),
     ],
 )
 def test_what_does_not_fit_is_refused(config, message):

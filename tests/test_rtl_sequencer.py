@@ -21,6 +21,7 @@ from hw.regmap import Status
 from hw.rtl.axi_port import AxiPort
 from hw.rtl.dispatch import Dispatcher
 from hw.rtl.sequencer import Sequencer
+from hw.timing import QUEUE_DEPTH
 
 PROGRAM = 4096 - 192
 ANY_OPCODE = {unit: next(opcode for opcode, owner in UNIT_OF.items() if owner is unit) for unit in Unit}
