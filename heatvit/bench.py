@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,14 @@ THRESHOLD_PICTURES = 4
 """Of the calibration pictures; each runs through the golden model once a selector."""
 CLOCKS_MHZ = (150, 250, 300)
 """Clocks that frames per second are given at; none of them is measured."""
+PER_PICTURE = ("macs", "ideal_cycles", "ddr_bytes", "array_cycles", "cycles")
+"""Fields of sim.profile.LayerProfile that the report divides by the pictures of the runs."""
 
 
 def bench_cycles(
     subject: Subject,
     count: int,
+    batch: int,
     keep: Sequence[int],
     scale_gmac: float | None,
     folder: Path | None,
@@ -40,8 +45,9 @@ def bench_cycles(
 ) -> dict[str, Any]:
     """Quantize a network after training, run `count` pictures on the RTL, compare every layer, count cycles.
 
+    batch pictures share a run, and the weights that are loaded for it; cycles, bytes and layers are per picture.
     keep holds the mean live tokens after each selector, none: no selectors; the thresholds are set on calibration
-    pictures. With it, one picture also runs without selectors, and the cycles are scaled from the work that the
+    pictures. With it, the first run is also made without selectors, and the cycles are scaled from the work that the
     pictures happened to need to scale_gmac, by default that of exactly the counts in keep.
     folder, if given, gets the files of heatvit.cycle_report, provided that every run ended.
     """
@@ -54,10 +60,12 @@ def bench_cycles(
     model = subject.build(report)
     built = time.monotonic()
     ddr = DdrModel()
-    measured = measure(network, pictures_u8, config, model, ddr, lambda done, total: report("simulate", done, total))
+    simulated = partial(report, "simulate")
+    measured = measure(network, pictures_u8, config, model, ddr, simulated, batch)
     result = {
         **subject.to_dict(),
         "count": len(pictures_u8),
+        "batch": batch,
         "keep": list(keep),
         "ddr": asdict(ddr),
         "build_s": round(built - start, 3),
@@ -66,7 +74,7 @@ def bench_cycles(
     }
     has_cycles = "layers" in result
     if has_cycles and keep:
-        dense_cycles = _dense_cycles(network, pictures_u8, config, model, ddr, report)
+        dense_cycles = _dense_cycles(network, pictures_u8[:batch], config, model, ddr, report)
         target = macs(network.config, keep) / 1e9 if scale_gmac is None else scale_gmac
         result |= _pruning(result, network.config, dense_cycles, target)
     if has_cycles and folder is not None:
@@ -76,18 +84,19 @@ def bench_cycles(
 
 def _dense_cycles(
     network: IntegerNetwork, pictures_u8: U8, config: AccelConfig, model: SimulationModel, ddr: DdrModel, report: Report
-) -> int:
-    """Return the cycles of the first picture without selectors. Raises ValueError if its logits are wrong."""
+) -> float:
+    """Return the cycles per picture of a run without selectors. Raises ValueError if its logits are wrong."""
     report("simulate without selectors", 0, 1)
     dense = without_selectors(network)
-    (run,) = time_pictures(dense, pictures_u8[:1], compile_network(dense, config), model, ddr)
-    if run.comparison.failure or run.comparison.mismatches:
-        raise ValueError(f"the picture without selectors failed: {run.comparison.failure or run.comparison.divergence}")
+    program = compile_network(dense, config, pictures=len(pictures_u8))
+    (run,) = time_pictures(dense, pictures_u8, program, model, ddr)
+    if run.problem:
+        raise ValueError(f"the run without selectors failed: {run.problem}")
     report("simulate without selectors", 1, 1)
-    return run.comparison.outcome.cycles
+    return run.outcome.cycles / program.pictures
 
 
-def _pruning(result: dict[str, Any], topology: NetworkConfig, dense_cycles: int, scale_gmac: float) -> dict[str, Any]:
+def _pruning(result: dict[str, Any], topology: NetworkConfig, dense_cycles: float, scale_gmac: float) -> dict[str, Any]:
     """Return what the selectors cost and save.
 
     selector_cost: share of the cycles that are the selectors' layers. pruning_efficiency: 1 if the cycles fall as much
@@ -111,18 +120,18 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig,
 
     Only what ran to its end has cycles: after a failure the figures that need them are missing.
     """
-    comparisons = [run.comparison for run in result.checked]
+    comparisons = [comparison for run in result.checked for comparison in run.comparisons]
     summary: dict[str, Any] = {
         "mismatches": result.mismatches,
         "layers_compared": sum(comparison.layers for comparison in comparisons),
         "first_problem": result.problem or None,
         "tokens": [[topology.num_tokens, *comparison.kept_tokens] for comparison in comparisons],
     }
-    if any(run.comparison.failure for run in result.timed):
+    if any(run.failure for run in result.timed):
         return summary
-    layers = _layers(result, topology, config)
+    layers, pictures = _layers(result, topology, config), len(comparisons)
     macs = sum(layer["macs"] for layer in layers)
-    cycles = _mean([run.comparison.outcome.cycles for run in result.timed])
+    cycles = sum(run.outcome.cycles for run in result.timed) / pictures
     wall_s = sum(run.wall_s for run in result.timed)
     return {
         **summary,
@@ -132,51 +141,39 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig,
         "ideal_cycles": sum(layer["ideal_cycles"] for layer in layers),
         "utilisation": macs / config.macs / cycles,
         "fps_at_an_assumed_clock": {f"{clock} MHz": clock * 1e6 / cycles for clock in CLOCKS_MHZ},
-        "ddr_bytes": _mean([run.ddr_read + run.ddr_written for run in result.timed]),
+        "ddr_bytes": sum(run.ddr_read + run.ddr_written for run in result.timed) / pictures,
         "unit_busy": _share(result.timed, "busy_cycles"),
         "unit_wait": _share(result.timed, "wait_cycles"),
-        "wall_s": wall_s / len(result.timed),
+        "wall_s": wall_s / pictures,
         "us_per_simulated_cycle": 1e6 * wall_s / sum(run.simulated_cycles for run in result.timed),
         "layers": layers,
     }
 
 
 def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -> list[dict[str, Any]]:
-    """Return one row per layer, in the order of the first picture's run; the stall is that of the first picture."""
+    """Return one row per layer, in the order of the first run; the stall is that of the first run."""
+    program, pictures = result.program, result.program.pictures * len(result.timed)
     profiles = []
     for run in result.timed:
-        outcome = run.comparison.outcome
-        counts = outcome.token_counts[: len(topology.selectors)]
-        profiles.append(profile_run(result.program, run.times, outcome.cycles, counts, layer_macs(topology, counts)))
+        macs: Counter[str] = Counter()
+        for comparison in run.comparisons:
+            macs.update(layer_macs(topology, comparison.kept_tokens))
+        profiles.append(profile_run(program, run.times, run.outcome.cycles, run.outcome.token_counts, macs))
     by_name = [{layer.name: layer for layer in layers} for layers in profiles]
     rows = []
     for first in profiles[0]:
         same = [layers[first.name] for layers in by_name]
-        macs, cycles = _mean([layer.macs for layer in same]), _mean([layer.cycles for layer in same])
-        rows.append(
-            {
-                "layer": first.name,
-                "macs": macs,
-                "ideal_cycles": _mean([layer.ideal_cycles for layer in same]),
-                "ddr_bytes": first.ddr_bytes,
-                "array_cycles": _mean([layer.array_cycles for layer in same]),
-                "cycles": cycles,
-                "utilisation": macs / config.macs / cycles if cycles else None,
-                "stall": first.stall,
-            }
-        )
+        row = {name: sum(getattr(layer, name) for layer in same) / pictures for name in PER_PICTURE}
+        utilisation = row["macs"] / config.macs / row["cycles"] if row["cycles"] else None
+        rows.append({"layer": first.name, **row, "utilisation": utilisation, "stall": first.stall})
     return rows
 
 
 def _share(runs: Sequence[TimedRun], counter: str) -> dict[str, float]:
     """Return the share of all cycles that each unit spent so."""
-    outcomes = [run.comparison.outcome for run in runs]
+    outcomes = [run.outcome for run in runs]
     cycles = sum(outcome.cycles for outcome in outcomes)
     return {
         unit.name.lower(): sum(getattr(outcome, counter)[unit.name.lower()] for outcome in outcomes) / cycles
         for unit in Unit
     }
-
-
-def _mean(values: Sequence[int]) -> float:
-    return sum(values) / len(values)

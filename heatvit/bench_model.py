@@ -76,13 +76,13 @@ def _measure(
     variant = with_token_counts(network, picture_u8, keep) if keep else without_selectors(network)
     program, ddr = compile_network(variant, subject.load_config()), DdrModel()
     (run,) = time_pictures(variant, picture_u8, program, model, ddr)
-    if run.comparison.failure:
-        raise ValueError(f"setting {list(keep)} failed: {run.comparison.failure}")
+    if run.failure:
+        raise ValueError(f"setting {list(keep)} failed: {run.failure}")
     error = model_error(program, run, MemoryModel(ddr.bytes_per_cycle, ddr.latency_cycles))
     return {
         "keep": list(keep),
-        "tokens": [variant.config.num_tokens, *run.comparison.kept_tokens],
-        "mismatches": run.comparison.mismatches,
+        "tokens": [variant.config.num_tokens, *run.comparisons[0].kept_tokens],
+        "mismatches": run.mismatches,
         "cycles": error.measured,
         "model_cycles": error.predicted,
         "model_error_total": error.total,

@@ -261,7 +261,12 @@ def bench_cycles(
         typer.Option("--scale-gmac", min=0.0, help="Also scale the cycles to this work [default: that of --keep]"),
     ] = None,
     calibrate: Calibrate = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Measure the first so many pictures.")] = 1,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="Measure the first so many pictures [default: one run's]")
+    ] = None,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Pictures that share a run and the weights loaded for it.")
+    ] = 1,
     config: Config = "zcu102_2048",
     work: Work = WORK_FOLDER,
     report: Annotated[
@@ -284,7 +289,7 @@ def bench_cycles(
     if scale_gmac is not None and not counts:
         raise ValueError("--scale-gmac needs --keep: the work of a dense network is always the same")
     with show_progress() as progress:
-        result = bench.bench_cycles(subject, count, counts, scale_gmac, report, reporter(progress))
+        result = bench.bench_cycles(subject, count or batch, batch, counts, scale_gmac, report, reporter(progress))
     Console().print(layer_table(result.get("layers", [])))
     return _finish("measured", result, json_file, failed=result["mismatches"] > 0)
 

@@ -18,10 +18,10 @@ from sim.spans import descriptor_spans
 def write_cycle_report(folder: Path, title: str, result: dict[str, Any], measured: Measurement) -> None:
     """Write report.html, timeline.svg, roofline.svg and result.json of a measurement whose runs ended.
 
-    result is that of heatvit.bench.bench_cycles for `measured`. The timeline is that of the first picture.
+    result is that of heatvit.bench.bench_cycles for `measured`. The timeline is that of the first run.
     """
     first = measured.timed[0]
-    spans = descriptor_spans(measured.program, first.times, first.comparison.outcome.cycles)
+    spans = descriptor_spans(measured.program, first.times, first.outcome.cycles)
     drawings = {"timeline": timeline(spans, title), "roofline": _roofline(title, result, measured.program.config)}
     for name, drawing in drawings.items():
         write_text(folder / f"{name}.svg", drawing.file())

@@ -19,7 +19,7 @@ MIN_SHARE = 0.01
 
 @dataclass(frozen=True)
 class ModelError:
-    """One picture's cycles by the model and by the RTL, and the layer that the model gets worst.
+    """One run's cycles by the model and by the RTL, and the layer that the model gets worst.
 
     worst: the largest relative difference of a layer's cycles, of layers with at least MIN_SHARE of the RTL's run;
     worst_layer names it. Without such a layer: 0 and no name.
@@ -38,8 +38,8 @@ class ModelError:
 
 def model_error(program: Program, run: TimedRun, memory: MemoryModel) -> ModelError:
     """Compare the model with a run that ended. Layers of both are attributed by the same rule (sim.profile)."""
-    outcome = run.comparison.outcome
-    counts = outcome.token_counts[: len(program.network_config.selectors)]
+    outcome = run.outcome
+    counts = outcome.token_counts[: program.pictures * len(program.network_config.selectors)]
     model = estimate(program, counts, memory)
     rtl_layers = _layer_cycles(program, run.times, outcome.cycles, counts)
     model_layers = _layer_cycles(program, _times(program, model), model.cycles, counts)
@@ -53,7 +53,7 @@ def model_error(program: Program, run: TimedRun, memory: MemoryModel) -> ModelEr
 
 
 def model_errors(result: Measurement, ddr: DdrModel) -> dict[str, float]:
-    """Return the relative error of the totals' sum, and the largest of one layer of one picture; see ModelError."""
+    """Return the relative error of the totals' sum, and the largest of one layer of one run; see ModelError."""
     memory = MemoryModel(ddr.bytes_per_cycle, ddr.latency_cycles)
     errors = [model_error(result.program, run, memory) for run in result.timed]
     measured = sum(error.measured for error in errors)

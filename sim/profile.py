@@ -17,7 +17,7 @@ from sim.spans import DescriptorSpan, descriptor_spans, of_unit
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One layer of one picture.
+    """One layer of one run.
 
     macs as model.evaluate.layer_macs counts them; ideal_cycles of its GEMMs, whole tiles included. ddr_bytes of its
     LOADs and STOREs. array_cycles of its GEMMs, with the array's idle time before each: these sum to the end of the
@@ -41,6 +41,7 @@ def profile_run(
 ) -> list[LayerProfile]:
     """Return the layers of a run of `cycles` cycles as they ended; the last end of a descriptor is the run's end.
 
+    token_counts[i] is the live count after COMPACT i; macs are those of all pictures of the run.
     Raises ValueError if the times are not those of one whole run of the program.
     """
     spans = descriptor_spans(program, times, cycles)
@@ -70,19 +71,18 @@ def profile_run(
 
 def _ideal_cycles(program: Program, token_counts: Sequence[int]) -> dict[str, int]:
     """Return the cycles that the array needs for each layer if it never waits."""
-    live = program.network_config.num_tokens
-    counts = iter(token_counts)
+    live = dict.fromkeys(range(program.pictures), program.network_config.num_tokens)
     result: dict[str, int] = {}
     for name, descriptor in zip(program.layers, program.descriptors, strict=True):
         if descriptor.opcode == Opcode.COMPACT:
-            live = next(counts)
+            live[descriptor.picture] = token_counts[descriptor.index]
         if descriptor.opcode == Opcode.GEMM:
-            result[name] = result.get(name, 0) + _gemm_cycles(descriptor, live, program)
+            result[name] = result.get(name, 0) + _gemm_cycles(descriptor, live[descriptor.picture], program)
     return result
 
 
 def _gemm_cycles(descriptor: Descriptor, live: int, program: Program) -> int:
-    row_tiles = ceil_div(descriptor.rows or live, program.config.rows)
+    row_tiles = ceil_div(descriptor.covered_rows(live, program.config.rows), program.config.rows)
     column_tiles = ceil_div(descriptor.cols or live, program.config.columns)
     return row_tiles * column_tiles * (descriptor.src_words or ceil_div(live, program.config.depth))
 

@@ -54,7 +54,8 @@ NO_TIMES: dict[Unit, list[int]] = {unit: [] for unit in Unit}
 def program(*descriptors: tuple[str, Descriptor]) -> Any:
     """What profile_run needs of a program: descriptors with their layers, of a network of 5 tokens."""
     layers, work = zip(*descriptors, strict=True)
-    return SimpleNamespace(config=CONFIG, network_config=SimpleNamespace(num_tokens=5), layers=layers, descriptors=work)
+    network = SimpleNamespace(num_tokens=5)
+    return SimpleNamespace(config=CONFIG, network_config=network, pictures=1, layers=layers, descriptors=work)
 
 
 def gemm(**fields: int) -> Descriptor:
@@ -168,13 +169,24 @@ def test_command_measures_a_network(
     assert 4 <= min(counts) <= max(counts) <= SMALL.num_tokens and pruned["mismatches"] == 0
     assert pruned["gmac"] == pytest.approx(np.mean([macs(SMALL, [count]) for count in counts]) / 1e9)
 
+    assert cli.main([*inputs, "--keep=4", "--batch=2"]) == 0
+    batch = json.loads((tmp_path / "result.json").read_text())
+    assert batch["mismatches"] == 0 and (batch["batch"], batch["count"]) == (2, 2)
+    same = ("tokens", "gmac", "ideal_cycles", "layers_compared")
+    assert {name: batch[name] for name in same} == {name: pruned[name] for name in same}
+    assert sum(row["cycles"] for row in batch["layers"]) == pytest.approx(batch["cycles_per_picture"])
+    assert batch["cycles_per_picture"] < pruned["cycles_per_picture"]
+    assert batch["ddr_bytes"] < 0.7 * pruned["ddr_bytes"]  # weights are read once for both
+    assert cli.main([*inputs, "--batch=2", "--count=1"]) == 2
+
     measure = bench.measure
 
     def wrong(network: Any, *arguments: Any) -> Any:
         """Measure, and claim that values differ."""
         result = measure(network, *arguments)
-        first = replace(result.checked[0], comparison=replace(result.checked[0].comparison, mismatches=3))
-        return replace(result, checked=(first, *result.checked[1:]))
+        first = result.checked[0]
+        comparisons = (replace(first.comparisons[0], mismatches=3), *first.comparisons[1:])
+        return replace(result, checked=(replace(first, comparisons=comparisons), *result.checked[1:]))
 
     monkeypatch.setattr(bench, "measure", wrong)
     assert cli.main(inputs) == 1

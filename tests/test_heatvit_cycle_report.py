@@ -52,6 +52,7 @@ RUN = [
 def test_spans_and_what_layers_move() -> None:
     work: Any = SimpleNamespace(
         config=CONFIGS["tiny"],
+        pictures=1,
         network_config=SimpleNamespace(num_tokens=5),
         layers=("a", "b", "b", "a", "end"),
         descriptors=(
