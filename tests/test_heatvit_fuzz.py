@@ -90,7 +90,7 @@ def test_network_that_never_fits_is_an_error() -> None:
 
 
 def test_compiler_errors_are_not_taken_for_misfits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(network: IntegerNetwork, config: AccelConfig, taps: bool) -> None:
+    def broken(network: IntegerNetwork, config: AccelConfig, taps: bool, pictures: int) -> None:
         raise ValueError("descriptor 3 (GEMM) must wait for descriptor 2")
 
     monkeypatch.setattr(fuzz, "compile_network", broken)
@@ -109,13 +109,13 @@ def test_machine_agrees_on_drawn_cases(run: int) -> None:
 
 def test_wrong_machine_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     case = draw_case(SEED, 1, CONFIGS["tiny"])
-    right = Machine.run_picture
+    right = Machine.run_pictures
 
     def wrong(self: Machine, *arguments: Any, **options: Any) -> Any:
         result, output = right(self, *arguments, **options)
         return result, bytes([output[0] ^ 1]) + output[1:]  # the first logit
 
-    monkeypatch.setattr(Machine, "run_picture", wrong)
+    monkeypatch.setattr(Machine, "run_pictures", wrong)
     comparisons = fuzz.compare_machine(case)
     assert all(comparison.mismatches > 0 for comparison in comparisons)
     assert "head" in str(comparisons[0].divergence) or "logits" in str(comparisons[0].divergence)
