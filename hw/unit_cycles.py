@@ -14,11 +14,12 @@ from hw.config import AccelConfig
 from hw.isa import Descriptor, Drain, Memory, Opcode
 from hw.memory_model import BURST_BYTES, MemoryModel
 from hw.tiling import ceil_div
-from hw.timing import ELEMENT_LATENCY, READ_LATENCY, array_latency, words_in_flight
+from hw.timing import ACTIVATION_CYCLES, ELEMENT_CYCLES, READ_LATENCY, activation_width, array_latency, drain_width
 
 ROW_SCALE_DRAINS = (Drain.ROW_SCALE, Drain.SCORE)
 """Drains that read no PARAM word."""
 
+ACTIVATION_DRAINS = (Drain.GELU, Drain.SIGMOID)
 WIDE_DRAINS = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
 STATISTICS_CYCLES = 67
 """A LayerNorm's serial variance, root and division, from one row tile to the next."""
@@ -118,33 +119,37 @@ def _streamed(lead: float, steady: float, tail: float, demand: Mapping[Port, flo
 
 
 def _gemm(descriptor: Descriptor, row_tiles: int, live: int, config: AccelConfig) -> Work:
-    """Tiles follow each other in max(steps, C/K) cycles; the first waits for its constants, the last drains."""
+    """Tiles follow each other in max(steps, C/G) cycles, G = drain_width; the first waits for its constants.
+
+    An activation takes longer for a word than the array: short tiles wait for it.
+    """
+    mode = Drain(descriptor.mode)
     words = ceil_div(descriptor.cols or live, config.depth)
     steps = gemm_steps(descriptor, live, config)
     tile_words = config.columns // config.depth
     column_tiles = ceil_div(words, tile_words)
     tiles, first_words = row_tiles * column_tiles, min(words, tile_words)
-    period = max(steps, tile_words)
-    element = ELEMENT_LATENCY[Drain(descriptor.mode)]
+    last_words = words - (column_tiles - 1) * tile_words
+
+    parts = config.depth // drain_width(config)
+    word_cycles, after_word = parts, 0
+    if mode in ACTIVATION_DRAINS:
+        word_cycles = config.depth // activation_width(config)
+        after_word = word_cycles + ACTIVATION_CYCLES
+    period = max(steps, parts * tile_words)
+    steady = max((tiles - 1) * period, (row_tiles * words - last_words) * word_cycles) + steps
     to_drain = READ_LATENCY + 1 + array_latency(config)
-    steady = (tiles - 1) * period + steps
+    tail = to_drain + parts - 1 + (last_words - 1) * word_cycles + ELEMENT_CYCLES + 2 + after_word
 
-    # A word's place in the drain is free again only after its write: short tiles with a long pipeline wait for that.
-    in_flight = words_in_flight(config)
-    round_trip = first_words + 1 + to_drain + element + 2
-    wraps = (row_tiles * words - 1) // in_flight
-    steady += wraps * max(0, round_trip - in_flight * period // first_words)
-
-    mode, results = Drain(descriptor.mode), row_tiles * words / steady
+    results = row_tiles * words / steady
     demand = {Port.ACT_READ: tiles * steps / steady}
     if mode not in ROW_SCALE_DRAINS:
         demand[Port.PARAM_READ] = results
     if mode is Drain.RESIDUAL:
         demand[Port.WIDE_READ] = results
     demand[Port.WIDE_WRITE if mode in WIDE_DRAINS else Port.ACT_WRITE] = results
-    last_words = words - (column_tiles - 1) * tile_words
     lead = 2 + max(steps, first_words + 2) - steps
-    return _streamed(lead, steady, to_drain + last_words - 1 + element + 2, demand)
+    return _streamed(lead, steady, tail, demand)
 
 
 def _layer_norm(tiles: int, words: int) -> Work:
@@ -162,7 +167,7 @@ def _softmax(tiles: int, words: int) -> Work:
     """Two passes over each row tile; the row scale of a tile beside the next one."""
     steady = 2 * words + (tiles - 1) * max(SOFTMAX_TILE_CYCLES, 2 * words + 3)
     reads = 2 * words * tiles / steady
-    return _streamed(5, steady, 34, {Port.WIDE_READ: reads, Port.ACT_WRITE: reads / 2})
+    return _streamed(5, steady, 31, {Port.WIDE_READ: reads, Port.ACT_WRITE: reads / 2})
 
 
 def _compact(tiles: int, words: int, live: int) -> Work:

@@ -84,9 +84,9 @@ def test_one_descriptor():
 
 def test_a_wait_holds_a_unit_back():
     spans, _, units = replay([begin(17), gemm(0, 8, 4, wait_vector=1), END], [], TINY, NEAR)
-    # The count is new one cycle after done, the release one later; nine tiles of four steps.
+    # The count is new one cycle after done, the release one later; nine tiles of four steps, the last one four parts.
     assert spans[1].issue == spans[0].done + 2
-    assert spans[1].done - spans[1].issue == 2 + 9 * 4 + 3 + 9 + 1 + 8 + 2
+    assert spans[1].done - spans[1].issue == 2 + 9 * 4 + 3 + 9 + 3 + 8 + 2
     # The descriptor is in its queue one cycle after its dispatch, and waits until the count is new.
     assert units[Unit.GEMM].waits[Unit.VECTOR] == units[Unit.GEMM].wait == spans[0].done + 1 - (FIRST_DISPATCH + 8 + 1)
 

@@ -11,6 +11,7 @@
 - Verilog of the demo's unit with its repeated modules generated once
 """
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -21,10 +22,11 @@ from rtl_streams import pack_word, read_port, run, source, unpack_word, write_po
 
 from hw.config import CONFIGS, AccelConfig
 from hw.isa import Descriptor, Drain, Opcode
+from hw.rtl.activation_element import ActivationElement
 from hw.rtl.drain_element import DrainElement
 from hw.rtl.gemm import Gemm
 from hw.rtl.packed_dot import Multiplier
-from hw.timing import words_in_flight
+from hw.timing import activation_width, drain_width, words_in_flight
 from quant.approx import gelu, gelu_constants, sigmoid
 from quant.fixed import requantize, saturate
 
@@ -255,9 +257,10 @@ def test_residual_twice_in_place():
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
 def test_throughput(shape):
-    """Tiles take max(steps, C/K) cycles each; filling and emptying the pipelines takes a constant."""
+    """Tiles take max(steps, C/G) cycles each, G = drain_width; filling and emptying the pipelines takes a constant."""
     config = config_of(shape)
     words, row_tiles, all_steps = config.columns // config.depth, 6, (1, 2, 8)
+    tile_parts = config.columns // drain_width(config)
     commands = [
         command_of(
             Drain.INT8, src_words=steps, src_stride=steps, aux_stride=steps, rows=row_tiles * config.rows,
@@ -267,7 +270,7 @@ def test_throughput(shape):
     ]  # fmt: skip
     dones = run_commands(config, commands, tokens=row_tiles * config.rows)
     for steps, start, done in zip(all_steps, [0, *dones], dones, strict=False):
-        ideal = row_tiles * 2 * max(steps, words)
+        ideal = row_tiles * 2 * max(steps, tile_parts)
         assert ideal <= done - start <= ideal + 45
 
 
@@ -331,25 +334,14 @@ def test_faults():
 
 def test_verilog_of_the_demo_with_generated_modules():
     config = CONFIGS["demo"]
-    unit = Gemm(config, Multiplier.DSP48E2, column_module="gemm_column", element_module="drain_element")
-    text = verilog.convert(unit, name="gemm", emit_src=False)
-    assert text.count(" gemm_column ") + text.count("\\gemm_column ") == config.columns
-    assert text.count(" drain_element ") + text.count("\\drain_element ") == config.rows * config.depth
-    element = verilog.convert(DrainElement(), name="drain_element", emit_src=False)
-    ports = {
-        "clk",
-        "rst",
-        "acc",
-        "bias",
-        "mult",
-        "shift",
-        "residual",
-        "mode",
-        "one",
-        "curve",
-        "out_mult",
-        "out_shift",
-        "o",
-    }
-    header = element[element.rindex("module drain_element(") :].split(")", 1)[0]
-    assert set(header.split("(")[1].replace(",", " ").split()) == ports
+    modules = {"gemm_column": None, "drain_element": DrainElement(), "activation_element": ActivationElement()}
+    text = verilog.convert(Gemm(config, Multiplier.DSP48E2, *modules), name="gemm", emit_src=False)
+    counts = [config.columns, config.rows * drain_width(config), config.rows * activation_width(config)]
+    for (name, component), count in zip(modules.items(), counts, strict=True):
+        instances = re.findall(rf"^  {name} \S+ \((.*?)\);", text, re.MULTILINE | re.DOTALL)
+        assert len(instances) == count
+        if component:
+            # The instance names the ports of the module that is generated separately.
+            alone = verilog.convert(component, name=name, emit_src=False)
+            ports = sorted(re.search(rf"module {name}\(([^)]*)\)", alone)[1].split(", "))
+            assert all(sorted(re.findall(r"\.(\w+)\(", instance)) == ports for instance in instances)

@@ -23,14 +23,15 @@ from hw.rtl.ports import (
     wide_write,
 )
 from hw.rtl.tile_walk import TileWalk
-from hw.timing import READ_LATENCY
+from hw.timing import READ_LATENCY, drain_width
 
 
 class Gemm(wiring.Component):
     """Executes GEMM descriptors (docs/architecture.md section 4).
 
-    One step (R x C x K products) per cycle; a tile of s steps takes max(s, C/K) cycles, and a command about
-    array_latency + ELEMENT_LATENCY more. A command without tokens, columns or steps is done at once.
+    One step (R x C x K products) per cycle; a tile of s steps takes max(s, C/G) cycles, G = drain_width (with GELU or
+    sigmoid activation_width, on average), and a command about array_latency + ELEMENT_CYCLES more. A command without
+    tokens, columns or steps is done at once.
 
     Members
     -------
@@ -45,10 +46,12 @@ class Gemm(wiring.Component):
         multiplier: Multiplier,
         column_module: str | None = None,
         element_module: str | None = None,
+        activation_module: str | None = None,
     ):
-        """Take the names of modules generated separately from GemmColumn and DrainElement, or elaborate them here."""
+        """Take the names of modules generated separately from GemmColumn and DrainUnit's two, or elaborate all."""
         self._config, self._multiplier = config, multiplier
         self._column_module, self._element_module = column_module, element_module
+        self._activation_module = activation_module
         super().__init__(
             {
                 **unit_signature(),
@@ -67,7 +70,7 @@ class Gemm(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.array = array = GemmArray(config, self._multiplier, self._column_module)
-        m.submodules.drain = drain = DrainUnit(config, self._element_module)
+        m.submodules.drain = drain = DrainUnit(config, self._element_module, self._activation_module)
         m.submodules.reads = reads = JointRead(
             {
                 "act": (8 * config.act_bytes, config.act_words),
@@ -135,7 +138,7 @@ class Gemm(wiring.Component):
 
     def _feed(self, m, walk, reads, array, drain):
         """Read the operands of every step of `walk` and send them into the array."""
-        tile_words = self._config.columns // self._config.depth
+        tile_parts = self._config.columns // drain_width(self._config)
         do_step = reads.i.valid & reads.i.ready
         offered = Signal(STEP)
         with m.If(do_step):
@@ -144,12 +147,12 @@ class Gemm(wiring.Component):
         # A last step is read when the drain can take its tile and the tile before will have left the result registers.
         # Both are known here, because everything between the retired read and the drain takes a fixed time.
         is_last_offered = reads.is_busy & offered.last
-        pause = Signal(range(max(tile_words - 1, 2)))
+        pause = Signal(range(max(tile_parts - 1, 2)))
         with m.If(is_last_offered):
-            m.d.sync += pause.eq(max(tile_words - 2, 0))
+            m.d.sync += pause.eq(tile_parts - 2)
         with m.Elif(pause != 0):
             m.d.sync += pause.eq(pause - 1)
-        is_free = (pause == 0) & ~(is_last_offered & (tile_words > 1))
+        is_free = (pause == 0) & ~is_last_offered
         is_allowed = ~walk.is_last | (is_free & (drain.num_ready >= walk.num_words))
         m.d.comb += [
             reads.i.payload.act.eq(walk.act_address),

@@ -11,6 +11,7 @@ from hw.config import AccelConfig
 from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
 from hw.rtl.delay import delay
 from hw.rtl.divide import Divide
+from hw.rtl.fabric import fabric_product
 from hw.rtl.ports import descriptor_layout
 from hw.rtl.row_scale import SUM_BITS
 from hw.rtl.tree import reduce_tree
@@ -173,7 +174,7 @@ class Select(wiring.Component):
                 product = Signal(16, name=f"product_{name}", reset_less=True)
                 with m.If(take_token):
                     m.d.sync += token.eq(masked)
-                m.d.sync += [importance.eq(masked), product.eq(token * importance)]
+                m.d.sync += [importance.eq(masked), product.eq(fabric_product(token, importance))]
                 products.append(product)
                 tokens.append(delay(m, token, 1, name=f"token_{name}"))
                 importances.append(delay(m, importance, 1, name=f"importance_{name}"))

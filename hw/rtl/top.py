@@ -37,6 +37,7 @@ class SeparateModules:
 
     column: str | None = None
     element: str | None = None
+    activation: str | None = None
     norm: str | None = None
     exp: str | None = None
     ram: str | None = None
@@ -83,7 +84,7 @@ class Top(wiring.Component):
         units: dict[Unit, Any] = {
             Unit.LOAD: LoadUnit(config),
             Unit.OPERAND: OperandUnit(config),
-            Unit.GEMM: Gemm(config, self._multiplier, separate.column, separate.element),
+            Unit.GEMM: Gemm(config, self._multiplier, separate.column, separate.element, separate.activation),
             Unit.VECTOR: VectorUnit(config, separate.norm, separate.exp),
             Unit.STORE: StoreUnit(config),
         }
