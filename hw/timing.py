@@ -69,3 +69,13 @@ def array_latency(config: AccelConfig) -> int:
 def words_in_flight(config: AccelConfig) -> int:
     """Output words of the drain between the read of their constants and their write: enough for full pipelines."""
     return max(32, 8 * config.columns // config.depth)
+
+
+def compact_rows(config: AccelConfig) -> int:
+    """Rows that COMPACT moves in a cycle: half a word, so that what spills into the next word fits beside the rest."""
+    return config.rows // 2
+
+
+def package_positions(config: AccelConfig) -> int:
+    """Positions of a channel word that share one requantizer of the package."""
+    return min(config.depth, 8)

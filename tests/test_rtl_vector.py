@@ -69,7 +69,7 @@ class Bench:
         while True:
             _, _, done = await ctx.tick().sample(self.unit.done)
             if done:
-                self.done_after.append(len(self.writes))
+                self.done_after.append(sum(enable.bit_count() for _, _, enable in self.writes))
 
     def store(self, name, words):
         for address, word in words.items():
@@ -176,7 +176,9 @@ def test_program_of_all_opcodes(name: str, paused: str, picture: int) -> None:
 
     bench.run(commands, read_token_list)
 
-    counts = [0, tiles * words, 0, 0, after * words, after_tiles * (after_words + 1), after_words + after_tiles, words]
+    # Written lanes: only COMPACT writes single ones, and each of them once.
+    full = [0, tiles * words, 0, 0, 0, after_tiles * (after_words + 1), after_words + after_tiles, words]
+    counts = np.array(full) * lanes + [0, 0, 0, 0, after * words, 0, 0, 0]
     assert bench.done_after == np.cumsum(counts).tolist()
     assert tokens == [*np.flatnonzero(is_kept).tolist(), 65535]
 
