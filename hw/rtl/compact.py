@@ -36,7 +36,9 @@ class Compact(wiring.Component):
     command : In(stream of descriptor_layout) - taken when idle.
     done : Out(1) - after the last write;  fault : Out(1) - BEGIN with more than max_tokens rows or COMPACT into a
         register that does not exist; frozen until reset.
-    live : Out, has_package : Out(1) - the last live token is a package.
+    tokens : Out(pictures x u16) - the live tokens of each picture, 0 after reset.
+    picture : In - stable from the command to done;  live : Out, has_package : Out(1) - its live tokens, and whether a
+        package is the last of them.
     token_counts : Out(registers x u16) - live after each COMPACT, by its index.
     decide, decision, verdict : In - from Select.
     wide_addresses : Out(address stream);  wide_words : In(word stream);  wide_writes : Out(unchecked writes)
@@ -50,6 +52,8 @@ class Compact(wiring.Component):
                 "command": In(stream.Signature(descriptor_layout)),
                 "done": Out(1),
                 "fault": Out(1),
+                "picture": In(range(config.pictures)),
+                "tokens": Out(data.ArrayLayout(16, config.pictures)),
                 "live": Out(range(config.max_tokens + 1)),
                 "has_package": Out(1),
                 "token_counts": Out(data.ArrayLayout(16, NUM_TOKEN_REGISTERS)),
@@ -74,7 +78,7 @@ class Compact(wiring.Component):
         is_begin = command.opcode == Opcode.BEGIN
         is_merging = self.verdict.pruned != 0
         is_outside = Mux(is_begin, command.rows > self._config.max_tokens, command.index >= NUM_TOKEN_REGISTERS)
-        do_merge = Signal()
+        do_merge, do_number, do_commit = Signal(), Signal(), Signal()
         index = Signal(16, reset_less=True)
         rows, next_live = Signal.like(self.live, reset_less=True), Signal.like(self.live)
         m.d.comb += [
@@ -84,13 +88,26 @@ class Compact(wiring.Component):
             tokens.number.eq(do_start & is_begin & ~is_outside),
             tokens.compact.eq(do_merge),
             tokens.count.eq(Mux(is_begin, command.rows, self.live)),
-            next_live.eq(self.live - self.verdict.pruned + is_merging),
+            tokens.picture.eq(self.picture),
+            next_live.eq(Mux(do_number, rows, self.live - self.verdict.pruned + is_merging)),
         ]
-        is_moving, is_committing = Signal(), Signal()
-        self._move(m, do_merge, is_committing, is_moving)
+        is_moving = Signal()
+        self._move(m, do_merge, do_commit, is_moving)
 
-        # Control. What outlives a command: live, has_package, token_counts, and the token list.
-        m.d.sync += self.done.eq(0)  # registered, so that live is new when done is seen
+        # What outlives a command: the live tokens and the package of each picture, the counts, and the token lists.
+        packages = Signal(self._config.pictures)
+        m.d.comb += [
+            self.live.eq(self.tokens[self.picture]),
+            self.has_package.eq(packages.bit_select(self.picture, 1)),
+        ]
+        m.d.sync += self.done.eq(do_number | do_commit)  # registered, so that live is new when done is seen
+        with m.If(do_number | do_commit):
+            m.d.sync += [
+                self.tokens[self.picture].eq(next_live),
+                packages.bit_select(self.picture, 1).eq(do_commit & is_merging),
+            ]
+
+        # Control
         with m.FSM():
             with m.State("Idle"):
                 m.d.comb += self.command.ready.eq(1)
@@ -106,14 +123,13 @@ class Compact(wiring.Component):
                             m.next = "Move"
             with m.State("Number"):
                 with m.If(tokens.is_last):
-                    m.d.sync += [self.live.eq(rows), self.has_package.eq(0), self.token_counts.eq(0), self.done.eq(1)]
+                    m.d.comb += do_number.eq(1)
                     m.next = "Idle"
             with m.State("Move"):
                 with m.If(~is_moving & ~tokens.is_busy):
                     m.next = "Commit"
             with m.State("Commit"):
-                m.d.comb += is_committing.eq(1)
-                m.d.sync += [self.live.eq(next_live), self.has_package.eq(is_merging), self.done.eq(1)]
+                m.d.comb += do_commit.eq(1)
                 for register, count in enumerate(self.token_counts):
                     with m.If(index == register):
                         m.d.sync += count.eq(next_live)
@@ -122,7 +138,7 @@ class Compact(wiring.Component):
                 m.d.comb += self.fault.eq(1)
         return m
 
-    def _move(self, m, do_merge, is_committing, is_moving):
+    def _move(self, m, do_merge, do_commit, is_moving):
         """Execute the steps of the plan on the channel words, and pack the pruned rows."""
         config = self._config
         num_rows = compact_rows(config)
@@ -159,7 +175,7 @@ class Compact(wiring.Component):
             row_scale.i.payload.sums[0].eq(Mux(is_weightless, self.verdict.pruned, self.verdict.weight_sum)),
             row_scale.i.payload.mult.eq(PACKAGE_MULT),
             row_scale.i.payload.shift.eq(PACKAGE_SHIFT),
-            row_scale.o.ready.eq(is_committing),
+            row_scale.o.ready.eq(do_commit),
             package.is_scaled.eq(row_scale.o.valid),
             package.mult.eq(row_scale.o.payload[0].mult),
             package.shift.eq(row_scale.o.payload[0].shift),

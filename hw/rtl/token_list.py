@@ -1,10 +1,10 @@
-"""Memory of the token list: which patch each live token came from."""
+"""Memory of the token lists: which patch each live token of a picture came from."""
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.utils import exact_log2
 
 from hw.config import AccelConfig
 from hw.rtl.delay import delay
@@ -22,6 +22,7 @@ class TokenList(wiring.Component):
 
     Members
     -------
+    picture : In - whose list is worked on; stable while it is.
     decide : In(1), decision : In(decision_write) - from Select.
     number : In(1), compact : In(1) - start; count : In - tokens, as the list is before a compaction.
     is_last : Out(1) - the last write of the list happens in this cycle;  is_busy : Out(1)
@@ -30,9 +31,9 @@ class TokenList(wiring.Component):
 
     def __init__(self, config: AccelConfig):
         self._config = config
-        self._depth = 1 << ceil_log2(config.max_tokens)  # so that no address is outside
         super().__init__(
             {
+                "picture": In(range(config.pictures)),
                 "decide": In(1),
                 "decision": In(decision_write(config)),
                 "number": In(1),
@@ -46,14 +47,15 @@ class TokenList(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.tokens = tokens = Memory(shape=16, depth=self._depth, init=[])
+        m.submodules.tokens = tokens = Memory(shape=16, depth=self._config.token_words, init=[])
         write, read, store = tokens.write_port(), tokens.read_port(domain="comb"), tokens.read_port()
-        source, target = Signal.like(read.addr, reset_less=True), Signal.like(read.addr, reset_less=True)
+        index_bits = exact_log2(self._config.token_stride)
+        source, target = Signal(index_bits, reset_less=True), Signal(index_bits, reset_less=True)
         tokens_left = Signal.like(self.count, reset_less=True)
         is_kept = self._read_decision(m, source)
         is_last_token = tokens_left <= 1
 
-        m.d.comb += [read.addr.eq(source), write.addr.eq(target)]
+        m.d.comb += [read.addr.eq(Cat(source, self.picture)), write.addr.eq(Cat(target, self.picture))]
         m.d.sync += [source.eq(source + 1), target.eq(target + write.en), tokens_left.eq(tokens_left - 1)]
         with m.FSM() as fsm:
             with m.State("Idle"):
