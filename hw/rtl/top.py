@@ -85,7 +85,7 @@ class Top(wiring.Component):
             Unit.LOAD: LoadUnit(config),
             Unit.OPERAND: OperandUnit(config),
             Unit.GEMM: Gemm(config, self._multiplier, separate.column, separate.element, separate.activation),
-            Unit.VECTOR: VectorUnit(config, separate.norm, separate.exp),
+            Unit.VECTOR: VectorUnit(config, self._multiplier, separate.norm, separate.exp),
             Unit.STORE: StoreUnit(config),
         }
         for name, component in units.items():

@@ -13,6 +13,7 @@ from hw.rtl import ports
 from hw.rtl.compact import Compact
 from hw.rtl.covered_rows import covered_rows
 from hw.rtl.layernorm import LayerNorm
+from hw.rtl.packed_dot import Multiplier
 from hw.rtl.selector import Select
 from hw.rtl.softmax import Softmax
 from hw.rtl.stream import MemoryReader
@@ -54,9 +55,16 @@ class VectorUnit(wiring.Component):
     token_counts : Out(registers x u16) - live after each COMPACT, by its index; 0 after reset.
     """
 
-    def __init__(self, config: AccelConfig, norm_module: str | None = None, exp_module: str | None = None):
+    def __init__(
+        self,
+        config: AccelConfig,
+        multiplier: Multiplier = Multiplier.BEHAVIOURAL,
+        norm_module: str | None = None,
+        exp_module: str | None = None,
+    ):
         """Take the names of Verilog modules generated separately from NormChannel and ExpChannel, or elaborate them."""
-        self._config, self._norm_module, self._exp_module = config, norm_module, exp_module
+        self._config, self._multiplier = config, multiplier
+        self._norm_module, self._exp_module = norm_module, exp_module
         super().__init__(
             {
                 **ports.unit_signature(),
@@ -78,7 +86,7 @@ class VectorUnit(wiring.Component):
         m.submodules.layer_norm = layer_norm = LayerNorm(config, self._norm_module)
         m.submodules.softmax = softmax = Softmax(config, self._exp_module)
         m.submodules.select = select = Select(config)
-        m.submodules.compact = compact = Compact(config)
+        m.submodules.compact = compact = Compact(config, self._multiplier)
         engines = {
             Engine.LAYER_NORM: layer_norm,
             Engine.SOFTMAX: softmax,
