@@ -10,6 +10,9 @@ QUEUE_DEPTH = 16
 LOADs for later layers wait the longest, until the words that they fill are free. A LUT RAM is no smaller for fewer.
 """
 
+MAX_RUNNING = 4
+"""Descriptors that one unit may have taken and not completed; only GEMM takes a descriptor before the last is done."""
+
 READ_LATENCY = 2
 """Cycles from an accepted read request to its response (block RAM with its output register)."""
 
