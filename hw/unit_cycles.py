@@ -14,15 +14,27 @@ from hw.config import AccelConfig
 from hw.isa import Descriptor, Drain, Memory, Opcode
 from hw.memory_model import BURST_BYTES, MemoryModel
 from hw.tiling import ceil_div
-from hw.timing import ACTIVATION_CYCLES, ELEMENT_CYCLES, READ_LATENCY, activation_width, array_latency, drain_width
+from hw.timing import (
+    ACTIVATION_CYCLES,
+    ELEMENT_CYCLES,
+    READ_LATENCY,
+    activation_width,
+    array_latency,
+    drain_width,
+    norm_width,
+)
 
 ROW_SCALE_DRAINS = (Drain.ROW_SCALE, Drain.SCORE)
 """Drains that read no PARAM word."""
 
 ACTIVATION_DRAINS = (Drain.GELU, Drain.SIGMOID)
 WIDE_DRAINS = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
-STATISTICS_CYCLES = 67
-"""A LayerNorm's serial variance, root and division, from one row tile to the next."""
+STATISTICS_CYCLES = 54
+STATISTICS_PERIOD_CYCLES = 23
+"""Variance, root and division of a LayerNorm row tile, and the longest of the three, the root."""
+
+NORM_START_CYCLES = 62
+"""From the last sums of a LayerNorm row tile to its normalisation, reading included."""
 
 SOFTMAX_TILE_CYCLES = 24
 """Row scale of a softmax row tile, from one tile to the next."""
@@ -88,7 +100,7 @@ def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memor
         case Opcode.KEYS | Opcode.VALUES:
             return _streamed(3, tiles * words, READ_LATENCY, {Port.ACT_READ: 1.0, Port.WEIGHT_WRITE: 1.0})
         case Opcode.LAYER_NORM:
-            return _layer_norm(tiles, words)
+            return _layer_norm(tiles, words, config)
         case Opcode.SOFTMAX:
             return _softmax(tiles, ceil_div(live, config.depth))
         case Opcode.UNIFORM:
@@ -151,15 +163,15 @@ def _gemm(descriptor: Descriptor, row_tiles: int, live: int, config: AccelConfig
     return _streamed(lead, steady, tail, demand)
 
 
-def _layer_norm(tiles: int, words: int) -> Work:
-    """Sums of a tile, the statistics beside the sums of the next and the normalisation of the one before."""
-    steady = 2 * words + STATISTICS_CYCLES
-    if tiles > 1:
-        # The sums of the second tile, the tiles in the middle, and the normalisation before the last tile's.
-        steady = 2 * words + max(STATISTICS_CYCLES, words + 4) + max(STATISTICS_CYCLES, words + 6)
-        steady += (tiles - 2) * max(STATISTICS_CYCLES, 2 * words + 5)
+def _layer_norm(tiles: int, words: int, config: AccelConfig) -> Work:
+    """Sums of a tile, its statistics, its normalisation; all three at the same time on different tiles."""
+    pass_cycles = words * (config.depth // norm_width(config))
+    period = max(STATISTICS_PERIOD_CYCLES, pass_cycles)
+    # Sums that are still going when the first normalisation begins cost it a cycle: it takes the turns that they leave.
+    are_overlapping = pass_cycles == period and (tiles - 1) * period > NORM_START_CYCLES
+    steady = pass_cycles + STATISTICS_CYCLES + (tiles - 1) * period + are_overlapping + pass_cycles
     reads = 2 * words * tiles / steady
-    return _streamed(5, steady, 15, {Port.WIDE_READ: reads, Port.PARAM_READ: reads / 2, Port.ACT_WRITE: reads / 2})
+    return _streamed(5, steady, 19, {Port.WIDE_READ: reads, Port.PARAM_READ: reads / 2, Port.ACT_WRITE: reads / 2})
 
 
 def _softmax(tiles: int, words: int) -> Work:
