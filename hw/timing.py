@@ -59,6 +59,14 @@ def activation_width(config: AccelConfig) -> int:
     return max(1, config.depth // 4, config.columns // 8)
 
 
+def norm_width(config: AccelConfig) -> int:
+    """Channels of a lane that each of the two passes of LAYER_NORM takes per cycle.
+
+    Half a word: the two passes together then take a word of WIDE in every cycle.
+    """
+    return config.depth // 2
+
+
 def dot_latency(depth: int) -> int:
     """Cycles from operand 0 to the sum: input, product and sum register, and one more sum for each further cell."""
     return depth + 2

@@ -22,6 +22,7 @@ from hw.timing import (
     array_latency,
     compact_rows,
     drain_width,
+    norm_width,
     package_positions,
     words_in_flight,
 )
@@ -31,8 +32,12 @@ ROW_SCALE_DRAINS = (Drain.ROW_SCALE, Drain.SCORE)
 
 ACTIVATION_DRAINS = (Drain.GELU, Drain.SIGMOID)
 WIDE_DRAINS = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
-STATISTICS_CYCLES = 67
-"""A LayerNorm's serial variance, root and division, from one row tile to the next."""
+STATISTICS_CYCLES = 54
+STATISTICS_PERIOD_CYCLES = 23
+"""Variance, root and division of a LayerNorm row tile, and the longest of the three, the root."""
+
+NORM_START_CYCLES = 62
+"""From the last sums of a LayerNorm row tile to its normalisation, reading included."""
 
 HAND_OVER_CYCLES = 2
 """From the last write of a GEMM to the first of the next, or to its activation, if its words are there."""
@@ -106,11 +111,11 @@ def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memor
         case Opcode.BEGIN:
             return Work(descriptor.rows + 1)
         case Opcode.GEMM:
-            return _gemm(descriptor, covered, live, config) if covered else Work(1)
+            return _gemm(descriptor, covered, live, config) if covered else Work(1, drain=1)
         case Opcode.KEYS | Opcode.VALUES:
             return _streamed(3, tiles * words, READ_LATENCY, {Port.ACT_READ: 1.0, Port.WEIGHT_WRITE: 1.0})
         case Opcode.LAYER_NORM:
-            return _layer_norm(covered, words) if covered else Work(1)
+            return _layer_norm(covered, words, config) if covered else Work(1)
         case Opcode.SOFTMAX:
             return _softmax(tiles, ceil_div(live, config.depth))
         case Opcode.UNIFORM:
@@ -181,15 +186,15 @@ def _gemm(descriptor: Descriptor, row_tiles: int, live: int, config: AccelConfig
     return _streamed(lead, steady, tail, demand, drain)
 
 
-def _layer_norm(tiles: int, words: int) -> Work:
-    """Sums of a tile, the statistics beside the sums of the next and the normalisation of the one before."""
-    steady = 2 * words + STATISTICS_CYCLES
-    if tiles > 1:
-        # The sums of the second tile, the tiles in the middle, and the normalisation before the last tile's.
-        steady = 2 * words + max(STATISTICS_CYCLES, words + 4) + max(STATISTICS_CYCLES, words + 6)
-        steady += (tiles - 2) * max(STATISTICS_CYCLES, 2 * words + 5)
+def _layer_norm(tiles: int, words: int, config: AccelConfig) -> Work:
+    """Sums of a tile, its statistics, its normalisation; all three at the same time on different tiles."""
+    pass_cycles = words * (config.depth // norm_width(config))
+    period = max(STATISTICS_PERIOD_CYCLES, pass_cycles)
+    # Sums that are still going when the first normalisation begins cost it a cycle: it takes the turns that they leave.
+    are_overlapping = pass_cycles == period and (tiles - 1) * period > NORM_START_CYCLES
+    steady = pass_cycles + STATISTICS_CYCLES + (tiles - 1) * period + are_overlapping + pass_cycles
     reads = 2 * words * tiles / steady
-    return _streamed(5, steady, 15, {Port.WIDE_READ: reads, Port.PARAM_READ: reads / 2, Port.ACT_WRITE: reads / 2})
+    return _streamed(5, steady, 19, {Port.WIDE_READ: reads, Port.PARAM_READ: reads / 2, Port.ACT_WRITE: reads / 2})
 
 
 def _softmax(tiles: int, words: int) -> Work:

@@ -76,7 +76,7 @@ def single_descriptors():
         for opcode in (Opcode.KEYS, Opcode.VALUES):
             fields = {"src_stride": 4, "src_words": 4, "dst_stride": 8, "wait_vector": 1}
             cases.append((Unit.OPERAND, [live, Descriptor(opcode, **fields)]))
-        for words in (2, 40, 80):
+        for words in (2, 12, 13, 40, 80):
             fields = {"src_words": words, "src_stride": words, "dst_stride": words, "dim": 8 * words}
             cases.append((Unit.VECTOR, [Descriptor(Opcode.LAYER_NORM, **fields, shift=10, eps=1, rows=rows)]))
         for mode in Drain:

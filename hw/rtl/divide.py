@@ -21,6 +21,7 @@ class Divide(wiring.Component):
     -------
     i : In(stream of `lanes` DIVISION) - taken when idle.
     o : Out(stream of `lanes` u16) - held until it is taken.
+    has_digits : Out(1), digits : Out(lanes) - the quotients bit by bit, from the top.
     """
 
     def __init__(self, lanes):
@@ -29,6 +30,8 @@ class Divide(wiring.Component):
             {
                 "i": In(stream.Signature(data.ArrayLayout(DIVISION, lanes))),
                 "o": Out(stream.Signature(data.ArrayLayout(QUOTIENT_BITS, lanes))),
+                "has_digits": Out(1),
+                "digits": Out(lanes),
             }
         )
 
@@ -45,7 +48,7 @@ class Divide(wiring.Component):
                     m.d.sync += steps_left.eq(QUOTIENT_BITS - 1)
                     m.next = "Divide"
             with m.State("Divide"):
-                m.d.comb += do_step.eq(1)
+                m.d.comb += [do_step.eq(1), self.has_digits.eq(1)]
                 m.d.sync += steps_left.eq(steps_left - 1)
                 with m.If(steps_left == 0):
                     m.next = "Done"
@@ -64,6 +67,7 @@ class Divide(wiring.Component):
             m.d.comb += [
                 partial.eq(Cat(quotient[-1], remainder)),
                 fits.eq(partial >= divisor),
+                self.digits[lane].eq(fits),
                 self.o.payload[lane].eq(quotient),
             ]
             with m.If(do_load):
