@@ -135,6 +135,7 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig,
         "ddr_bytes": _mean([run.ddr_read + run.ddr_written for run in result.timed]),
         "unit_busy": _share(result.timed, "busy_cycles"),
         "unit_wait": _share(result.timed, "wait_cycles"),
+        "unit_stall": _stall_shares(result.timed),
         "wall_s": wall_s / len(result.timed),
         "us_per_simulated_cycle": 1e6 * wall_s / sum(run.simulated_cycles for run in result.timed),
         "layers": layers,
@@ -142,7 +143,7 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig,
 
 
 def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -> list[dict[str, Any]]:
-    """Return one row per layer, in the order of the first picture's run; the stall is that of the first picture."""
+    """Return one row per layer, in the order of the first picture's run; the stalls are those of the first picture."""
     profiles = []
     for run in result.timed:
         outcome = run.comparison.outcome
@@ -162,6 +163,7 @@ def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -
                 "array_cycles": _mean([layer.array_cycles for layer in same]),
                 "cycles": cycles,
                 "utilisation": macs / config.macs / cycles if cycles else None,
+                "stalls": dict(first.stalls),
                 "stall": first.stall,
             }
         )
@@ -175,6 +177,16 @@ def _share(runs: Sequence[TimedRun], counter: str) -> dict[str, float]:
     return {
         unit.name.lower(): sum(getattr(outcome, counter)[unit.name.lower()] for outcome in outcomes) / cycles
         for unit in Unit
+    }
+
+
+def _stall_shares(runs: Sequence[TimedRun]) -> dict[str, dict[str, float]]:
+    """Return the share of all cycles that each unit lost to each reason that the core counts."""
+    outcomes = [run.comparison.outcome for run in runs]
+    cycles = sum(outcome.cycles for outcome in outcomes)
+    return {
+        unit: {stall: sum(outcome.stall_cycles[unit][stall] for outcome in outcomes) / cycles for stall in stalls}
+        for unit, stalls in outcomes[0].stall_cycles.items()
     }
 
 

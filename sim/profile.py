@@ -14,6 +14,8 @@ from hw.tiling import ceil_div
 from sim.process import DescriptorTimes
 from sim.spans import DescriptorSpan, descriptor_spans, of_unit
 
+DEPENDENCY = "dependency"
+
 
 @dataclass(frozen=True)
 class LayerProfile:
@@ -22,9 +24,13 @@ class LayerProfile:
     macs as model.evaluate.layer_macs counts them; ideal_cycles of its GEMMs, whole tiles included. ddr_bytes of its
     LOADs and STOREs. array_cycles of its GEMMs, with the array's idle time before each: these sum to the end of the
     last GEMM, and never are fewer than the products need. cycles is by how much the layer moved the end of everything
-    up to it, so that the layers sum to the run; a layer that was hidden under others has few or none. stall is the
-    unit that was busy longest in those cycles while the array had no descriptor, "dependency" if all units waited
-    longer than that, or empty if the array always had one.
+    up to it, so that the layers sum to the run; a layer that was hidden under others has few or none.
+
+    stalls: what array_cycles exceeds ideal_cycles by, if the core counted: by the reasons of DescriptorSpan.stalls, and
+    "pipeline" for the rest, which is mostly filling and emptying the array and the drain between two descriptors.
+    stall is the largest of them. Instead of "dependency", and for a layer without GEMMs or counts, it is the unit that
+    was busy longest in the layer's cycles while the array had no descriptor, "dependency" if all units waited longer
+    than that, or empty if the array always had one.
     """
 
     name: str
@@ -33,6 +39,7 @@ class LayerProfile:
     ddr_bytes: int
     array_cycles: int
     cycles: int
+    stalls: Mapping[str, int]
     stall: str
 
 
@@ -52,7 +59,10 @@ def profile_run(
     layers, frontier = [], 0
     for name, end in sorted(layer_ends.items(), key=lambda item: item[1]):
         window = slice(frontier, end)
-        stall = _stall({unit: flags[window] for unit, flags in busy.items()})
+        stalls = _array_stalls(spans, name, array.get(name, 0) - ideal.get(name, 0))
+        stall = max(stalls, key=lambda reason: stalls[reason]) if any(stalls.values()) else DEPENDENCY
+        if stall == DEPENDENCY:
+            stall = _stall({unit: flags[window] for unit, flags in busy.items()})
         layers.append(
             LayerProfile(
                 name=name,
@@ -61,6 +71,7 @@ def profile_run(
                 ddr_bytes=traffic.get(name, 0),
                 array_cycles=array.get(name, 0),
                 cycles=end - frontier,
+                stalls=stalls,
                 stall=stall,
             )
         )
@@ -106,6 +117,14 @@ def _array_cycles(spans: Sequence[DescriptorSpan]) -> dict[str, int]:
     return result
 
 
+def _array_stalls(spans: Sequence[DescriptorSpan], layer: str, lost_cycles: int) -> dict[str, int]:
+    """Return LayerProfile.stalls of a layer whose GEMMs took lost_cycles more than their ideal."""
+    gemms = [span for span in of_unit(spans, Unit.GEMM) if span.layer == layer and span.stalls]
+    reasons = gemms[0].stalls if gemms else {}
+    stalls = {reason: sum(span.stalls[reason] for span in gemms) for reason in reasons}
+    return {**stalls, "pipeline": lost_cycles - sum(stalls.values())} if gemms else {}
+
+
 def _busy(spans: Sequence[DescriptorSpan], cycles: int) -> NDArray[np.bool_]:
     """Return for each cycle of a run whether a unit had a descriptor."""
     busy = np.zeros(cycles, np.bool_)
@@ -121,6 +140,6 @@ def _stall(busy: Mapping[Unit, NDArray[np.bool_]]) -> str:
     nobody = is_idle.copy()
     for flags in busy.values():
         nobody &= ~flags
-    others["dependency"] = int(nobody.sum())
+    others[DEPENDENCY] = int(nobody.sum())
     name = max(others, key=lambda other: others[other])
     return name if others[name] else ""
