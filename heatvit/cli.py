@@ -271,7 +271,9 @@ def bench_cycles(
     work: Work = WORK_FOLDER,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="DIR", help="Also write report.html, timeline.svg and roofline.svg."),
+        typer.Option(
+            "--report", metavar="DIR", help="Also write report.html, timeline.svg, roofline.svg, descriptors.csv."
+        ),
     ] = None,
     json_file: JsonFile = None,
 ) -> int:
