@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hw.config import AccelConfig
 from hw.dependency import Footprint, Space, Span, footprints, memory_word_bytes, space_words
-from hw.isa import UNIT_OF, Descriptor, Drain, Memory, Opcode, Region, Unit
+from hw.isa import UNIT_OF, WITHOUT_PICTURE, Descriptor, Drain, Memory, Opcode, Region, Unit
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.tiling import TRANSFER_BYTES
 from quant.fixed import SHIFT_MAX
@@ -33,9 +33,9 @@ FIELDS: dict[Opcode, set[str]] = {
     Opcode.STORE: _TRANSFER | {"src_base"},
     Opcode.KEYS: _SOURCE | _TARGET,
     Opcode.VALUES: _SOURCE | _TARGET,
-    Opcode.GEMM: _SOURCE | _TARGET | {"mode", "aux_base", "aux_stride", "rows", "cols"},
+    Opcode.GEMM: _SOURCE | _TARGET | {"mode", "aux_base", "aux_stride", "rows", "cols", "first_tile"},
     Opcode.BEGIN: {"rows"},
-    Opcode.LAYER_NORM: _SOURCE | _TARGET | {"param_base", "dim", "shift", "eps", "rows"},
+    Opcode.LAYER_NORM: _SOURCE | _TARGET | {"param_base", "dim", "shift", "eps", "rows", "first_tile"},
     Opcode.SOFTMAX: {"src_base", "src_stride", "row_base", "mult", "shift"} | _TARGET,
     Opcode.UNIFORM: {"dst_base", "row_base", "mult", "shift"},
     Opcode.SELECT: {"src_base", "src_stride", "aux_base", "aux_stride", "heads", "threshold"},
@@ -71,11 +71,12 @@ def check_program(program: Program, config: AccelConfig) -> None:
         Region.INPUT: program.input_bytes,
         Region.OUTPUT: program.output_bytes,
     }
-    tokens = 0
+    begun: set[int] = set()
     for index, descriptor in enumerate(descriptors):
         _check_fields(index, descriptor)
-        tokens = descriptor.rows if descriptor.opcode == Opcode.BEGIN else tokens
-        _check_values(index, descriptor, config, region_bytes, tokens)
+        if descriptor.opcode == Opcode.BEGIN:
+            begun.add(descriptor.picture)
+        _check_values(index, descriptor, config, region_bytes, descriptor.picture in begun)
     accesses = list(footprints(descriptors, config))
     for index, access in enumerate(accesses):
         _check_addresses(index, descriptors[index], access, config)
@@ -93,6 +94,8 @@ def _check_fields(index: int, descriptor: Descriptor) -> None:
         raise ValueError(f"opcode of descriptor {index} must be an Opcode, not {descriptor.opcode!r}")
     opcode = Opcode(descriptor.opcode)
     allowed = _ALWAYS | FIELDS[opcode]
+    if opcode not in WITHOUT_PICTURE:
+        allowed.add("picture")
     if opcode is Opcode.GEMM:
         if descriptor.mode not in list(Drain):
             raise ValueError(f"mode of descriptor {index} must be a Drain, not {descriptor.mode!r}")
@@ -103,7 +106,7 @@ def _check_fields(index: int, descriptor: Descriptor) -> None:
 
 
 def _check_values(
-    index: int, descriptor: Descriptor, config: AccelConfig, region_bytes: dict[Region, int], tokens: int
+    index: int, descriptor: Descriptor, config: AccelConfig, region_bytes: dict[Region, int], has_begun: bool
 ) -> None:
     """Check the values that are no addresses: what each unit was proven for."""
     d, opcode = descriptor, Opcode(descriptor.opcode)
@@ -112,6 +115,7 @@ def _check_values(
         if not is_legal:
             raise ValueError(f"{name} of descriptor {index} ({opcode.name}) must be {what}, not {getattr(d, name)!r}")
 
+    require("picture", d.picture < config.pictures, f"below {config.pictures}")
     if opcode in (Opcode.LOAD, Opcode.STORE):
         is_load = opcode is Opcode.LOAD
         memories = [Memory.ACT, Memory.WIDE, *([Memory.WEIGHT, Memory.PARAM] if is_load else [Memory.TOKEN])]
@@ -126,8 +130,8 @@ def _check_values(
     elif opcode is Opcode.BEGIN:
         require("rows", 1 <= d.rows <= config.max_tokens, f"in 1..{config.max_tokens}")
     elif opcode is not Opcode.END:
-        if not tokens:
-            raise ValueError(f"descriptor {index} ({opcode.name}) must come after a BEGIN")
+        if not has_begun:
+            raise ValueError(f"descriptor {index} ({opcode.name}) must come after a BEGIN of picture {d.picture}")
         require("rows", d.rows <= config.max_tokens, f"at most {config.max_tokens}")
         if opcode in (Opcode.SOFTMAX, Opcode.UNIFORM, Opcode.LAYER_NORM):
             require("shift", d.shift <= ROW_SCALE_SHIFT_MAX, f"at most {ROW_SCALE_SHIFT_MAX}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from hw.config import AccelConfig
-from hw.isa import Drain
 
-QUEUE_DEPTH = 4
-"""Descriptors that wait for one unit; a full queue holds back the ones behind it in the program."""
+QUEUE_DEPTH = 16
+"""Descriptors that wait for one unit; a full queue holds back the ones behind it in the program.
+
+LOADs for later layers wait the longest, until the words that they fill are free. A LUT RAM is no smaller for fewer.
+"""
 
 READ_LATENCY = 2
 """Cycles from an accepted read request to its response (block RAM with its output register)."""
@@ -20,7 +22,8 @@ READ_BLOCKS = 16
 CHAIN_MAX = 8
 """Multipliers in one chain: 8 * 128 * 127 = 130048 < 2**17, a ninth could overflow the low field."""
 
-REQUANTIZE_CYCLES = 6
+ROUND_SHIFT_CYCLES = 4
+REQUANTIZE_CYCLES = 2 + ROUND_SHIFT_CYCLES
 GELU_CYCLES = 7
 SIGMOID_CYCLES = 3
 """Lengths of the pipelines behind the array."""
@@ -28,12 +31,28 @@ SIGMOID_CYCLES = 3
 RESIDUAL_CYCLES = 1 + REQUANTIZE_CYCLES
 """Cycles after its accumulator at which the residual of a drain element is added."""
 
-ELEMENT_LATENCY = {
-    **dict.fromkeys(Drain, RESIDUAL_CYCLES + 1),
-    Drain.SIGMOID: RESIDUAL_CYCLES + SIGMOID_CYCLES + 1,
-    Drain.GELU: RESIDUAL_CYCLES + GELU_CYCLES + REQUANTIZE_CYCLES + 1,
-}
-"""Cycles from `acc` to `o` of a drain element in each mode."""
+ELEMENT_CYCLES = RESIDUAL_CYCLES + 1
+"""Cycles from `acc` to `o` of a drain element."""
+
+ACTIVATION_CYCLES = 1 + GELU_CYCLES + REQUANTIZE_CYCLES
+"""Cycles from `x` to `o` of an activation element."""
+
+
+def drain_width(config: AccelConfig) -> int:
+    """Channels of a lane that leave the array and are requantized per cycle.
+
+    Half a word: the scores of a head of 64 channels are 64 / K steps a tile, in which C / (K / 2) parts leave: as many
+    for C = 32. Every other layer has more steps.
+    """
+    return config.depth // 2
+
+
+def activation_width(config: AccelConfig) -> int:
+    """Channels of a lane that pass GELU or sigmoid per cycle.
+
+    A quarter of a word: a tile of fc1 has D / K steps and C / (K / 4) parts, so the array waits only below D = 4 * C.
+    """
+    return max(1, config.depth // 4)
 
 
 def dot_latency(depth: int) -> int:
@@ -50,3 +69,13 @@ def array_latency(config: AccelConfig) -> int:
 def words_in_flight(config: AccelConfig) -> int:
     """Output words of the drain between the read of their constants and their write: enough for full pipelines."""
     return max(32, 8 * config.columns // config.depth)
+
+
+def compact_rows(config: AccelConfig) -> int:
+    """Rows that COMPACT moves in a cycle: half a word, so that what spills into the next word fits beside the rest."""
+    return config.rows // 2
+
+
+def package_positions(config: AccelConfig) -> int:
+    """Positions of a channel word that share one requantizer of the package."""
+    return min(config.depth, 8)

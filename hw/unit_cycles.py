@@ -14,11 +14,21 @@ from hw.config import AccelConfig
 from hw.isa import Descriptor, Drain, Memory, Opcode
 from hw.memory_model import BURST_BYTES, MemoryModel
 from hw.tiling import ceil_div
-from hw.timing import ELEMENT_LATENCY, READ_LATENCY, array_latency, words_in_flight
+from hw.timing import (
+    ACTIVATION_CYCLES,
+    ELEMENT_CYCLES,
+    READ_LATENCY,
+    activation_width,
+    array_latency,
+    compact_rows,
+    drain_width,
+    package_positions,
+)
 
 ROW_SCALE_DRAINS = (Drain.ROW_SCALE, Drain.SCORE)
 """Drains that read no PARAM word."""
 
+ACTIVATION_DRAINS = (Drain.GELU, Drain.SIGMOID)
 WIDE_DRAINS = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
 STATISTICS_CYCLES = 67
 """A LayerNorm's serial variance, root and division, from one row tile to the next."""
@@ -27,9 +37,14 @@ SOFTMAX_TILE_CYCLES = 24
 """Row scale of a softmax row tile, from one tile to the next."""
 
 SELECT_TILE_CYCLES = 21
-COMPACT_WORD_CYCLES = 9
-PACKAGE_SCALE_CYCLES = 33
-"""The division of COMPACT, which its first channel word waits for."""
+PACKAGE_CYCLES = 11
+"""From the last rows of a channel word to its package, without the positions that share a requantizer."""
+
+PACKAGE_SCALE_CYCLES = 35
+"""From a COMPACT to its first package because of the division, counted in the same way to the end."""
+
+COMPACT_ENDS_CYCLES = 19
+"""Before the first rows of a COMPACT, for its last package and after it, counted in the same way."""
 
 
 class Port(Enum):
@@ -78,16 +93,17 @@ class Tokens:
 def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memory: MemoryModel) -> Work:
     """Return the work of a descriptor; it must be legal for hw.check.check_program, and not END."""
     live, words = tokens.live, descriptor.src_words
-    tiles = ceil_div(descriptor.rows or live, config.rows)
+    tiles = ceil_div(live, config.rows)
+    covered = ceil_div(descriptor.covered_rows(live, config.rows), config.rows)
     match Opcode(descriptor.opcode):
         case Opcode.BEGIN:
             return Work(descriptor.rows + 1)
         case Opcode.GEMM:
-            return _gemm(descriptor, tiles, live, config)
+            return _gemm(descriptor, covered, live, config) if covered else Work(4)
         case Opcode.KEYS | Opcode.VALUES:
             return _streamed(3, tiles * words, READ_LATENCY, {Port.ACT_READ: 1.0, Port.WEIGHT_WRITE: 1.0})
         case Opcode.LAYER_NORM:
-            return _layer_norm(tiles, words)
+            return _layer_norm(covered, words) if covered else Work(1)
         case Opcode.SOFTMAX:
             return _softmax(tiles, ceil_div(live, config.depth))
         case Opcode.UNIFORM:
@@ -97,7 +113,7 @@ def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memor
             steady = tiles * (SELECT_TILE_CYCLES + 2 * words)
             return _streamed(2, steady, 3, {Port.ACT_READ: 2 * words * tiles / steady})
         case Opcode.COMPACT:
-            return _compact(tiles, words, live) if tokens.is_merging else Work(2)
+            return _compact(tiles, words, live, config) if tokens.is_merging else Work(2)
         case Opcode.LOAD:
             return _load(descriptor, config, memory)
         case Opcode.STORE:
@@ -117,33 +133,37 @@ def _streamed(lead: float, steady: float, tail: float, demand: Mapping[Port, flo
 
 
 def _gemm(descriptor: Descriptor, row_tiles: int, live: int, config: AccelConfig) -> Work:
-    """Tiles follow each other in max(steps, C/K) cycles; the first waits for its constants, the last drains."""
+    """Tiles follow each other in max(steps, C/G) cycles, G = drain_width; the first waits for its constants.
+
+    An activation takes longer for a word than the array: short tiles wait for it.
+    """
+    mode = Drain(descriptor.mode)
     words = ceil_div(descriptor.cols or live, config.depth)
     steps = gemm_steps(descriptor, live, config)
     tile_words = config.columns // config.depth
     column_tiles = ceil_div(words, tile_words)
     tiles, first_words = row_tiles * column_tiles, min(words, tile_words)
-    period = max(steps, tile_words)
-    element = ELEMENT_LATENCY[Drain(descriptor.mode)]
+    last_words = words - (column_tiles - 1) * tile_words
+
+    parts = config.depth // drain_width(config)
+    word_cycles, after_word = parts, 0
+    if mode in ACTIVATION_DRAINS:
+        word_cycles = config.depth // activation_width(config)
+        after_word = word_cycles + ACTIVATION_CYCLES
+    period = max(steps, parts * tile_words)
+    steady = max((tiles - 1) * period, (row_tiles * words - last_words) * word_cycles) + steps
     to_drain = READ_LATENCY + 1 + array_latency(config)
-    steady = (tiles - 1) * period + steps
+    tail = to_drain + parts - 1 + (last_words - 1) * word_cycles + ELEMENT_CYCLES + 2 + after_word
 
-    # A word's place in the drain is free again only after its write: short tiles with a long pipeline wait for that.
-    in_flight = words_in_flight(config)
-    round_trip = first_words + 1 + to_drain + element + 2
-    wraps = (row_tiles * words - 1) // in_flight
-    steady += wraps * max(0, round_trip - in_flight * period // first_words)
-
-    mode, results = Drain(descriptor.mode), row_tiles * words / steady
+    results = row_tiles * words / steady
     demand = {Port.ACT_READ: tiles * steps / steady}
     if mode not in ROW_SCALE_DRAINS:
         demand[Port.PARAM_READ] = results
     if mode is Drain.RESIDUAL:
         demand[Port.WIDE_READ] = results
     demand[Port.WIDE_WRITE if mode in WIDE_DRAINS else Port.ACT_WRITE] = results
-    last_words = words - (column_tiles - 1) * tile_words
     lead = 2 + max(steps, first_words + 2) - steps
-    return _streamed(lead, steady, to_drain + last_words - 1 + element + 2, demand)
+    return _streamed(lead, steady, tail, demand)
 
 
 def _layer_norm(tiles: int, words: int) -> Work:
@@ -161,14 +181,25 @@ def _softmax(tiles: int, words: int) -> Work:
     """Two passes over each row tile; the row scale of a tile beside the next one."""
     steady = 2 * words + (tiles - 1) * max(SOFTMAX_TILE_CYCLES, 2 * words + 3)
     reads = 2 * words * tiles / steady
-    return _streamed(5, steady, 34, {Port.WIDE_READ: reads, Port.ACT_WRITE: reads / 2})
+    return _streamed(5, steady, 31, {Port.WIDE_READ: reads, Port.ACT_WRITE: reads / 2})
 
 
-def _compact(tiles: int, words: int, live: int) -> Work:
-    """One row a cycle for each channel word; the first waits for the division that the package needs."""
-    word_cycles = live + COMPACT_WORD_CYCLES
-    demand = {Port.WIDE_READ: tiles / word_cycles, Port.WIDE_WRITE: live / word_cycles}
-    return _streamed(max(6, PACKAGE_SCALE_CYCLES - word_cycles), words * word_cycles, 0, demand)
+def _compact(tiles: int, words: int, live: int, config: AccelConfig) -> Work:
+    """Half a row tile a cycle for each channel word, whose package must be ready when the next one ends.
+
+    It does not matter which tokens leave, nor how many: kept rows are written beside the reading of later ones.
+    """
+    steps, positions = ceil_div(live, compact_rows(config)), package_positions(config)
+    package = PACKAGE_CYCLES + positions
+    cycles = max(COMPACT_ENDS_CYCLES + steps, PACKAGE_SCALE_CYCLES) + positions
+    if words > 1:
+        cycles = max(cycles + package, COMPACT_ENDS_CYCLES + positions + 2 * steps + 1)
+        cycles += (words - 2) * max(steps + 2, package)
+    cycles = max(cycles, live + 4)  # the token list goes one by one
+    lead, tail = 6, PACKAGE_CYCLES + positions
+    steady = cycles - lead - tail
+    demand = {Port.WIDE_READ: tiles * words / steady, Port.WIDE_WRITE: words * (steps + 1) / steady}
+    return _streamed(lead, steady, tail, demand)
 
 
 def _load(descriptor: Descriptor, config: AccelConfig, memory: MemoryModel) -> Work:

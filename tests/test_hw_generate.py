@@ -19,8 +19,17 @@ from amaranth.back import verilog
 from hw.config import CONFIGS
 from hw.generate import generate
 from hw.rtl.axi import axi4_signature, axi_lite_signature
-from hw.rtl.modules import COLUMN_MODULE, ELEMENT_MODULE, EXP_MODULE, NORM_MODULE, RAM_MODULE, TOP_MODULE
+from hw.rtl.modules import (
+    ACTIVATION_MODULE,
+    COLUMN_MODULE,
+    ELEMENT_MODULE,
+    EXP_MODULE,
+    NORM_MODULE,
+    RAM_MODULE,
+    TOP_MODULE,
+)
 from hw.rtl.top import CONTROL_PREFIX, memory_prefix
+from hw.timing import activation_width, drain_width
 
 TINY = CONFIGS["tiny"]
 ROOT = Path(__file__).parent.parent
@@ -37,7 +46,7 @@ def modules(path):
 
 def test_sources(tiny):
     assert tiny.top == TOP_MODULE
-    assert tiny.separate_modules == (COLUMN_MODULE, ELEMENT_MODULE, NORM_MODULE, EXP_MODULE)
+    assert tiny.separate_modules == (COLUMN_MODULE, ELEMENT_MODULE, ACTIVATION_MODULE, NORM_MODULE, EXP_MODULE)
     order = (RAM_MODULE, *tiny.separate_modules, tiny.top)
     assert [path.name for path in tiny.sources] == [f"{name}.v" for name in order]
     assert sorted(path.name for path in tiny.sources[0].parent.iterdir()) == sorted(path.name for path in tiny.sources)
@@ -48,8 +57,10 @@ def test_sources(tiny):
 
 
 def test_repeated_modules_are_instances(tiny):
-    counts = dict.fromkeys((ELEMENT_MODULE, NORM_MODULE, EXP_MODULE), TINY.rows * TINY.depth)
-    for module, count in {COLUMN_MODULE: TINY.columns, **counts}.items():
+    counts = dict.fromkeys((NORM_MODULE, EXP_MODULE), TINY.rows * TINY.depth)
+    counts |= {COLUMN_MODULE: TINY.columns, ELEMENT_MODULE: TINY.rows * drain_width(TINY)}
+    counts |= {ACTIVATION_MODULE: TINY.rows * activation_width(TINY)}
+    for module, count in counts.items():
         assert len(re.findall(rf"^\s+{module} ", tiny.sources[-1].read_text(), re.MULTILINE)) == count
 
 

@@ -1,17 +1,20 @@
-"""Testpoints of hw/rtl/drain_element.py and hw/rtl/word_walk.py; test_rtl_gemm.py tests the whole drain.
+"""Testpoints of the parts of the drain; test_rtl_gemm.py tests the whole.
 
-- element: every mode at its stated latency, one result per cycle, on extreme and random accumulators, both saturations
+- element: every mode at the stated latency, one result per cycle, on extreme and random accumulators, both saturations
+- activation: GELU and sigmoid of whole words at the stated rate, with pauses on both sides and full queues
 - walk: addresses, words and rows of several shapes, strides 0 and larger than the row, with pauses; a second walk
 """
 
 import numpy as np
 import pytest
-from rtl_streams import run
+from rtl_streams import run, sink, source, unpack_word
 
+from hw.config import AccelConfig
 from hw.isa import Drain
+from hw.rtl.activation import Activation
 from hw.rtl.drain_element import DrainElement
 from hw.rtl.word_walk import WordWalk
-from hw.timing import ELEMENT_LATENCY, RESIDUAL_CYCLES
+from hw.timing import RESIDUAL_CYCLES, activation_width
 from quant.approx import gelu, gelu_constants, sigmoid
 from quant.fixed import requantize, saturate
 
@@ -21,10 +24,6 @@ OUT_MULT, OUT_SHIFT = 60000, 35
 
 def expected_results(mode, acc, mult, shift, residual):
     scaled = requantize(acc, mult, shift, 8 if mode in (Drain.INT8, Drain.ROW_SCALE) else 16)
-    if mode == Drain.GELU:
-        return requantize(gelu(scaled, ONE, CURVE), OUT_MULT, OUT_SHIFT, 8)
-    if mode == Drain.SIGMOID:
-        return sigmoid(scaled)
     if mode == Drain.RESIDUAL:
         return saturate(scaled + residual, 16)
     return scaled
@@ -38,14 +37,11 @@ def test_element(mode):
     mult, shift = random.integers(0, 1 << 16, acc.size), random.integers(16, 33, acc.size)
     residual = random.choice([-(1 << 15), (1 << 15) - 1, 0, 5], acc.size)
     dut = DrainElement()
-    latency = ELEMENT_LATENCY[mode]
+    latency = DrainElement.LATENCY
     results = []
 
     async def feed(ctx):
-        for name, value in (
-            ("mode", mode), ("one", ONE), ("curve", CURVE), ("out_mult", OUT_MULT), ("out_shift", OUT_SHIFT),
-        ):  # fmt: skip
-            ctx.set(getattr(dut, name), value)
+        ctx.set(dut.mode, mode)
         for cycle in range(acc.size + latency):
             case = min(cycle, acc.size - 1)
             for name, values in (("acc", acc), ("bias", bias), ("mult", mult), ("shift", shift)):
@@ -56,6 +52,42 @@ def test_element(mode):
 
     run(dut, feed)
     assert results[latency:] == expected_results(mode, acc + bias, mult, shift, residual).tolist()
+
+
+@pytest.mark.parametrize("pauses", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.9)])
+@pytest.mark.parametrize("mode", [Drain.GELU, Drain.SIGMOID])
+@pytest.mark.parametrize("depth", [2, 8])
+def test_activation(mode, depth, pauses):
+    config = AccelConfig(2, 8, depth, act_words=16, wide_words=16, weight_words=16, param_words=16, max_tokens=16)
+    num_words, lanes = 60, config.act_bytes
+    x_i16 = np.random.default_rng(depth).integers(-6000, 6000, (num_words, config.rows, depth))
+    x_i16[0] = np.resize([-32768, 32767, 0, -1], (config.rows, depth))
+    dut, received, cycles = Activation(config), [], []
+
+    async def wait(ctx):
+        for name, value in (
+            ("is_gelu", mode == Drain.GELU), ("one", ONE), ("curve", CURVE), ("mult", OUT_MULT), ("shift", OUT_SHIFT),
+        ):  # fmt: skip
+            ctx.set(getattr(dut, name), value)
+        while len(received) < num_words:
+            await ctx.tick()
+            cycles.append(len(received))
+
+    words = [word.tolist() for word in x_i16]
+    run(
+        dut,
+        source(dut.i, words, pause=pauses[0]),
+        wait,
+        backgrounds=[sink(dut.o, received, pause=pauses[1], seed=1)],
+    )
+    is_gelu = mode == Drain.GELU
+    expected = requantize(gelu(x_i16, ONE, CURVE), OUT_MULT, OUT_SHIFT, 8) if is_gelu else sigmoid(x_i16)
+    assert [unpack_word(word, 8, lanes, is_signed=is_gelu).tolist() for word in received] == expected.reshape(
+        num_words, -1
+    ).tolist()
+    if pauses == (0.0, 0.0):
+        period = depth // activation_width(config)
+        assert len(cycles) - cycles.index(1) == period * (num_words - 1) + 1
 
 
 @pytest.mark.parametrize(("stride", "words", "row_tiles"), [(0, 1, 1), (0, 3, 2), (7, 3, 4), (65535, 1, 2), (9, 2, 1)])

@@ -11,6 +11,7 @@
 - Verilog of the demo's unit with its repeated modules generated once
 """
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -21,10 +22,11 @@ from rtl_streams import pack_word, read_port, run, source, unpack_word, write_po
 
 from hw.config import CONFIGS, AccelConfig
 from hw.isa import Descriptor, Drain, Opcode
+from hw.rtl.activation_element import ActivationElement
 from hw.rtl.drain_element import DrainElement
 from hw.rtl.gemm import Gemm
 from hw.rtl.packed_dot import Multiplier
-from hw.timing import words_in_flight
+from hw.timing import activation_width, drain_width, words_in_flight
 from quant.approx import gelu, gelu_constants, sigmoid
 from quant.fixed import requantize, saturate
 
@@ -69,7 +71,7 @@ class Memories:
         result = {}
         if not steps:
             return result
-        for i in range(-(-(command.rows or tokens) // config.rows)):
+        for i in range(-(-command.covered_rows(tokens, config.rows) // config.rows)):
             act = self.act_i8[command.src_base + i * command.src_stride :][:steps]
             for o in range(num_words):
                 tile, first = divmod(o * depth, config.columns)
@@ -85,7 +87,7 @@ class Memories:
         steps = command.src_words or -(-tokens // config.depth)
         return [
             (command.src_base + i * command.src_stride + k, command.aux_base + j * command.aux_stride + k)
-            for i in range(-(-(command.rows or tokens) // config.rows))
+            for i in range(-(-command.covered_rows(tokens, config.rows) // config.rows))
             for j in range(-(-(command.cols or tokens) // config.columns))
             for k in range(steps)
         ]
@@ -110,13 +112,13 @@ class Memories:
 
 def config_of(shape):
     rows, columns, depth = shape
-    return AccelConfig(rows=rows, columns=columns, depth=depth, **SIZES)
+    return AccelConfig(rows=rows, columns=columns, depth=depth, pictures=2, **SIZES)
 
 
 def command_of(mode, **fields):
     one, curve = gelu_constants(1.0)
     scale = {"mult": 50000, "shift": 34 if mode == Drain.GELU else 22}
-    return Descriptor(opcode=Opcode.GEMM, mode=mode, one=one, curve=curve, **(scale | fields))
+    return Descriptor(opcode=Opcode.GEMM, mode=mode, one=one, curve=curve, picture=1, **(scale | fields))
 
 
 def as_payload(command):
@@ -135,7 +137,7 @@ def run_commands(config, commands, tokens, *, pauses=None, seed=0, deadline_cycl
 
     async def wait(ctx):
         cycle = 0
-        ctx.set(dut.tokens, tokens)
+        ctx.set(dut.tokens, [0, tokens])
         while len(dones) < len(commands):
             _, _, done, fault = await ctx.tick().sample(dut.done, dut.fault)
             assert not fault
@@ -222,7 +224,7 @@ def test_full_queues():
     config = config_of((2, 8, 2))
     command = command_of(Drain.INT8, src_words=1, src_stride=1, aux_stride=1, rows=40, cols=16, dst_stride=8)
     assert words_in_flight(config) < 20 * 8
-    run_commands(config, [command], tokens=9, pauses={"act_write": 0.8})
+    run_commands(config, [command], tokens=40, pauses={"act_write": 0.8})
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 8])
@@ -234,13 +236,15 @@ def test_live_sizes(tokens):
         shaped(config, Drain.ROW_SCALE, **(live | {"src_stride": 0})),
         shaped(config, Drain.INT8, rows=0, cols=3, src_words=2),
         shaped(config, Drain.WIDE, rows=1, cols=0, src_words=1),
+        shaped(config, Drain.INT8, rows=5, first_tile=1, cols=3),
+        shaped(config, Drain.INT8, rows=0, first_tile=3, cols=3),
     ]
     run_commands(config, commands, tokens=tokens)
 
 
 def test_no_work_is_done_at_once():
     config = config_of((2, 4, 2))
-    empty = [{"rows": 0}, {"cols": 0}, {"src_words": 0}]
+    empty = [{"rows": 0}, {"cols": 0}, {"src_words": 0}, {"first_tile": 1}]
     dones = run_commands(config, [shaped(config, Drain.WIDE, **fields) for fields in empty], tokens=0)
     assert dones[-1] <= 5 * len(empty)
 
@@ -253,9 +257,10 @@ def test_residual_twice_in_place():
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
 def test_throughput(shape):
-    """Tiles take max(steps, C/K) cycles each; filling and emptying the pipelines takes a constant."""
+    """Tiles take max(steps, C/G) cycles each, G = drain_width; filling and emptying the pipelines takes a constant."""
     config = config_of(shape)
     words, row_tiles, all_steps = config.columns // config.depth, 6, (1, 2, 8)
+    tile_parts = config.columns // drain_width(config)
     commands = [
         command_of(
             Drain.INT8, src_words=steps, src_stride=steps, aux_stride=steps, rows=row_tiles * config.rows,
@@ -263,9 +268,9 @@ def test_throughput(shape):
         )
         for steps in all_steps
     ]  # fmt: skip
-    dones = run_commands(config, commands, tokens=9)
+    dones = run_commands(config, commands, tokens=row_tiles * config.rows)
     for steps, start, done in zip(all_steps, [0, *dones], dones, strict=False):
-        ideal = row_tiles * 2 * max(steps, words)
+        ideal = row_tiles * 2 * max(steps, tile_parts)
         assert ideal <= done - start <= ideal + 45
 
 
@@ -297,6 +302,7 @@ def test_faults():
         ctx.set(dut.command.valid, 0)
 
     async def scenario(ctx):
+        ctx.set(dut.tokens, [0, 9])
         for mode, fields in FAULTS:
             await start(ctx, shaped(config, mode, **fields))
             faults = []
@@ -328,25 +334,14 @@ def test_faults():
 
 def test_verilog_of_the_demo_with_generated_modules():
     config = CONFIGS["demo"]
-    unit = Gemm(config, Multiplier.DSP48E2, column_module="gemm_column", element_module="drain_element")
-    text = verilog.convert(unit, name="gemm", emit_src=False)
-    assert text.count(" gemm_column ") + text.count("\\gemm_column ") == config.columns
-    assert text.count(" drain_element ") + text.count("\\drain_element ") == config.rows * config.depth
-    element = verilog.convert(DrainElement(), name="drain_element", emit_src=False)
-    ports = {
-        "clk",
-        "rst",
-        "acc",
-        "bias",
-        "mult",
-        "shift",
-        "residual",
-        "mode",
-        "one",
-        "curve",
-        "out_mult",
-        "out_shift",
-        "o",
-    }
-    header = element[element.rindex("module drain_element(") :].split(")", 1)[0]
-    assert set(header.split("(")[1].replace(",", " ").split()) == ports
+    modules = {"gemm_column": None, "drain_element": DrainElement(), "activation_element": ActivationElement()}
+    text = verilog.convert(Gemm(config, Multiplier.DSP48E2, *modules), name="gemm", emit_src=False)
+    counts = [config.columns, config.rows * drain_width(config), config.rows * activation_width(config)]
+    for (name, component), count in zip(modules.items(), counts, strict=True):
+        instances = re.findall(rf"^  {name} \S+ \((.*?)\);", text, re.MULTILINE | re.DOTALL)
+        assert len(instances) == count
+        if component:
+            # The instance names the ports of the module that is generated separately.
+            alone = verilog.convert(component, name=name, emit_src=False)
+            ports = sorted(re.search(rf"module {name}\(([^)]*)\)", alone)[1].split(", "))
+            assert all(sorted(re.findall(r"\.(\w+)\(", instance)) == ports for instance in instances)

@@ -20,7 +20,7 @@ from hw.config import AccelConfig
 from hw.rtl import packed_dot
 from hw.rtl.gemm_array import GemmArray, GemmColumn
 from hw.rtl.packed_dot import Multiplier
-from hw.timing import array_latency
+from hw.timing import array_latency, drain_width
 
 SIZES = {"act_words": 64, "wide_words": 64, "weight_words": 64, "param_words": 64, "max_tokens": 32}
 SHAPES = [(2, 4, 2), (2, 8, 4), (4, 8, 8), (2, 16, 16)]
@@ -44,7 +44,7 @@ def random_tile(config, random, num_steps):
 
 async def feed(ctx, dut, config, tiles, bubble, random, last_cycles):
     """Drive the tiles' steps; note in last_cycles the cycle of each last step."""
-    cycle, words = 0, config.columns // config.depth
+    cycle, parts = 0, config.columns // drain_width(config)
 
     async def tick():
         nonlocal cycle
@@ -54,7 +54,7 @@ async def feed(ctx, dut, config, tiles, bubble, random, last_cycles):
     for act, weight in tiles:
         for index in range(len(act)):
             is_last = index == len(act) - 1
-            while random.random() < bubble or (is_last and last_cycles and cycle - last_cycles[-1] < words):
+            while random.random() < bubble or (is_last and last_cycles and cycle - last_cycles[-1] < parts):
                 ctx.set(dut.step.valid, 0)
                 await tick()
             ctx.set(dut.act, act[index].tolist())
@@ -64,19 +64,20 @@ async def feed(ctx, dut, config, tiles, bubble, random, last_cycles):
                 last_cycles.append(cycle)
             await tick()
     ctx.set(dut.step.valid, 0)
-    for _ in range(array_latency(config) + words):
+    for _ in range(array_latency(config) + parts):
         await tick()
 
 
 def collect(dut, config, words):
-    """Background that appends (cycle, is_first, sums (R, K)) of every cycle to `words`."""
+    """Background that appends (cycle, is_first, sums (R, G)) of every cycle to `words`."""
+    width = drain_width(config)
 
     async def testbench(ctx):
         cycle = 0
         while True:
             _, _, is_first, sums = await ctx.tick().sample(dut.is_first, dut.sums)
             if is_first or words:
-                words.append((cycle, is_first, [[sums[r][k] for k in range(config.depth)] for r in range(config.rows)]))
+                words.append((cycle, is_first, [[sums[r][k] for k in range(width)] for r in range(config.rows)]))
             cycle += 1
 
     return testbench
@@ -97,14 +98,15 @@ def test_tiles(shape, bubble, multiplier, monkeypatch):
         lambda ctx: feed(ctx, dut, config, tiles, bubble, random, last_cycles),
         backgrounds=[collect(dut, config, words)],
     )
+    width = drain_width(config)
     by_cycle = {cycle: (is_first, sums) for cycle, is_first, sums in words}
     assert sum(is_first for is_first, _ in by_cycle.values()) == len(tiles)
     for (act, weight), last_cycle in zip(tiles, last_cycles, strict=True):
         expected = np.einsum("srk,sck->rc", act, weight)
-        for word in range(config.columns // config.depth):
-            is_first, sums = by_cycle[last_cycle + array_latency(config) + word]
-            assert is_first == (word == 0)
-            assert sums == expected[:, word * config.depth : (word + 1) * config.depth].tolist()
+        for part in range(config.columns // width):
+            is_first, sums = by_cycle[last_cycle + array_latency(config) + part]
+            assert is_first == (part == 0)
+            assert sums == expected[:, part * width : (part + 1) * width].tolist()
 
 
 def test_reset_drops_tiles_in_flight():

@@ -1,11 +1,12 @@
 """GEMM drain: turns accumulators into output words and writes them."""
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, ResetSignal, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.config import AccelConfig
 from hw.isa import Drain
+from hw.rtl.activation import Activation
 from hw.rtl.delay import delay
 from hw.rtl.drain_element import DrainElement
 from hw.rtl.gemm_array import ACC_WIDTH
@@ -20,19 +21,24 @@ from hw.rtl.ports import (
     wide_read,
     wide_write,
 )
+from hw.rtl.repeat import place
 from hw.rtl.stream import Fifo
+from hw.rtl.word_parts import Gather, select_part
 from hw.rtl.word_walk import WordWalk
-from hw.timing import ELEMENT_LATENCY, RESIDUAL_CYCLES, words_in_flight
+from hw.timing import ELEMENT_CYCLES, RESIDUAL_CYCLES, drain_width, words_in_flight
 
 CONSTANTS = data.StructLayout({"bias": signed(32), "mult": 16, "shift": 6})
 """Bias and scale of one column, or in mode ROW_SCALE of one row."""
 
 PARAM_MODES = (Drain.INT8, Drain.GELU, Drain.SIGMOID, Drain.RESIDUAL, Drain.WIDE)
 WIDE_MODES = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
+ACTIVATION_MODES = (Drain.GELU, Drain.SIGMOID)
 
 
 class DrainUnit(wiring.Component):
-    """R x K elements per cycle from accumulators to ACT or WIDE, in every mode of hw.isa.Drain.
+    """Accumulators to ACT or WIDE in every mode of hw.isa.Drain, R x drain_width elements per cycle.
+
+    A word is put together from its parts behind the elements; GELU and sigmoid follow there, word by word and slower.
 
     Nothing between `sums` and the queue in front of the write port can stall. So the constants of a word are read
     ahead, and with the read a place in that queue is reserved; `num_ready` counts the words for which both are
@@ -48,10 +54,12 @@ class DrainUnit(wiring.Component):
     fault : Out(1) - an address left its memory; the unit freezes until reset.
     """
 
-    def __init__(self, config: AccelConfig, element_module: str | None = None):
-        """Take the name of a Verilog module generated separately from DrainElement, or elaborate R * K elements."""
-        self._config, self._element_module = config, element_module
-        lane = data.ArrayLayout(signed(ACC_WIDTH), config.depth)
+    def __init__(self, config: AccelConfig, element_module: str | None = None, activation_module: str | None = None):
+        """Take the names of modules generated separately from DrainElement and ActivationElement, or elaborate them."""
+        self._config = config
+        self._element_module, self._activation_module = element_module, activation_module
+        self._width = drain_width(config)
+        lane = data.ArrayLayout(signed(ACC_WIDTH), self._width)
         self._lanes = data.ArrayLayout(data.ArrayLayout(signed(16), config.depth), config.rows)
         super().__init__(
             {
@@ -83,13 +91,14 @@ class DrainUnit(wiring.Component):
         m.submodules.constants = constants = Fifo(data.ArrayLayout(CONSTANTS, self._config.depth), depth)
         m.submodules.residuals = residuals = Fifo(self._lanes, depth)
         m.submodules.results = results = Fifo(self._lanes, depth)
+        m.submodules.activation = activation = Activation(self._config, self._activation_module)
         m.submodules.fetch = fetch = self._walk(m)
         m.submodules.target = target = self._walk(m)
 
         num_in_flight = Signal(range(depth + 1))
         do_fetch = self._read_ahead(m, mode, is_wide, fetch, num_in_flight != depth, constants, residuals)
         self._compute(m, mode, constants, residuals, results)
-        do_write = self._write(m, is_wide, target, results)
+        do_write = self._write(m, mode, is_wide, target, results, activation)
         m.d.sync += num_in_flight.eq(num_in_flight + do_fetch - do_write)
         m.d.comb += self.is_idle.eq(~fetch.is_active & (num_in_flight == 0))
         return m
@@ -131,71 +140,99 @@ class DrainUnit(wiring.Component):
         return do_fetch
 
     def _compute(self, m, mode, constants, residuals, results):
-        """Send each word of `sums` with its constants through the elements into `results`."""
-        is_word_after = self._time_words(m, mode)
+        """Send each part of `sums` with its constants through the elements; put their words into `results`."""
+        is_part, part = self._count_parts(m)
+        is_part_after = [is_part]
+        for cycles in range(ELEMENT_CYCLES):
+            is_part_after.append(delay(m, is_part_after[-1], 1, name=f"is_part_{cycles}", reset_less=False))
+        residual_part = Signal.like(part)
+        is_residual = is_part_after[RESIDUAL_CYCLES] & (mode == Drain.RESIDUAL)
+        with m.If(is_residual):
+            m.d.sync += residual_part.eq(residual_part + 1)
         m.d.comb += [
-            constants.o.ready.eq(is_word_after[0]),
-            residuals.o.ready.eq(is_word_after[RESIDUAL_CYCLES] & (mode == Drain.RESIDUAL)),
+            constants.o.ready.eq(is_part & part.all()),
+            residuals.o.ready.eq(is_residual & residual_part.all()),
         ]
-        with m.Switch(mode):
-            for each, cycles in ELEMENT_LATENCY.items():
-                with m.Case(each):
-                    m.d.comb += results.i.valid.eq(is_word_after[cycles])
+
+        own = select_part(constants.o.payload, self._width, part)
+        parts = []
         for row in range(self._config.rows):
-            for k in range(self._config.depth):
-                own, of_row = constants.o.payload[k], constants.o.payload[row]
-                inputs = {
-                    "acc": self.sums[row][k],
-                    "bias": own.bias,
-                    "mult": Mux(mode == Drain.ROW_SCALE, of_row.mult, own.mult),
-                    "shift": Mux(mode == Drain.ROW_SCALE, of_row.shift, own.shift),
-                    "residual": residuals.o.payload[row][k],
-                    "mode": mode,
-                    "one": self.descriptor.one,
-                    "curve": self.descriptor.curve,
-                    "out_mult": self.descriptor.mult,
-                    "out_shift": self.descriptor.shift[:6],
-                }
-                m.d.comb += results.i.payload[row][k].eq(self._element(m, f"element_{row}_{k}", inputs))
+            of_row = constants.o.payload[row]
+            residual = select_part(residuals.o.payload[row], self._width, residual_part)
+            for k in range(self._width):
+                element = place(m, f"element_{row}_{k}", DrainElement, self._element_module)
+                column = data.View(CONSTANTS, own[k])
+                m.d.comb += [
+                    element.acc.eq(self.sums[row][k]),
+                    element.bias.eq(column.bias),
+                    element.mult.eq(Mux(mode == Drain.ROW_SCALE, of_row.mult, column.mult)),
+                    element.shift.eq(Mux(mode == Drain.ROW_SCALE, of_row.shift, column.shift)),
+                    element.residual.eq(residual[k]),
+                    element.mode.eq(mode),
+                ]
+                parts.append(element.o)
+        m.submodules.gather = gather = Gather(self._config.rows, self._config.depth, self._width, 16)
+        m.d.comb += [
+            gather.push.eq(is_part_after[ELEMENT_CYCLES]),
+            gather.part.eq(Cat(parts)),
+            results.i.valid.eq(gather.valid),
+            results.i.payload.eq(gather.word),
+        ]
 
-    def _time_words(self, m, mode):
-        """Return for each number of cycles whether a word entered the elements that long ago and is still in them."""
-        tile_words = self._config.columns // self._config.depth
-        # The words of a tile leave the array in consecutive cycles; the last tile of a row may have fewer of them.
-        num_left = Signal(range(tile_words))
+    def _count_parts(self, m):
+        """Return whether `sums` holds a part of a word, and which."""
+        parts = self._config.depth // self._width
+        tile_parts = self._config.columns // self._width
+        # The parts of a tile leave the array in consecutive cycles; the last tile of a row may have fewer of them.
+        num_left, part = Signal(range(tile_parts)), Signal(range(parts))
         column_word = Signal(16)
-        is_word = self.is_first | (num_left != 0)
-        with m.If(is_word):
-            with m.If(column_word == self.words - 1):
-                m.d.sync += [column_word.eq(0), num_left.eq(0)]
-            with m.Else():
+        is_part = self.is_first | (num_left != 0)
+        with m.If(is_part):
+            m.d.sync += part.eq(part + 1)  # the number of parts is a power of two
+            m.d.sync += num_left.eq(Mux(self.is_first, tile_parts - 1, num_left - 1))
+            with m.If(part.all()):
                 m.d.sync += column_word.eq(column_word + 1)
-                m.d.sync += num_left.eq(Mux(self.is_first, tile_words - 1, num_left - 1))
+                with m.If(column_word == self.words - 1):
+                    m.d.sync += [column_word.eq(0), num_left.eq(0)]
+        return is_part, part
 
-        is_word_after = [is_word]
-        for cycles in range(max(ELEMENT_LATENCY.values())):
-            # A result leaves this line when it is ready, so that it cannot show up again in a later command's mode.
-            has_left = _is_one_of(mode, [each for each in Drain if ELEMENT_LATENCY[each] == cycles])
-            remains = is_word_after[cycles] & ~has_left
-            is_word_after.append(delay(m, remains, 1, name=f"is_word_{cycles}", reset_less=False))
-        return is_word_after
-
-    def _write(self, m, is_wide, target, results):
-        """Write each word of `results` to the next address of `target`; return the event of a word's write."""
+    def _write(self, m, mode, is_wide, target, results, activation):
+        """Write each word to the next address of `target`; return the event of a word's write."""
+        is_activation = _is_one_of(mode, ACTIVATION_MODES)
+        m.d.comb += [
+            activation.i.valid.eq(results.o.valid & is_activation),
+            activation.i.payload.eq(results.o.payload),
+            activation.is_gelu.eq(mode == Drain.GELU),
+            activation.one.eq(self.descriptor.one),
+            activation.curve.eq(self.descriptor.curve),
+            activation.mult.eq(self.descriptor.mult),
+            activation.shift.eq(self.descriptor.shift[:6]),
+        ]
         word = results.o.payload
-        for port, is_target, bits in ((self.act_write, ~is_wide, 8), (self.wide_write, is_wide, 16)):
-            fields = [word[row][k][:bits] for row in range(self._config.rows) for k in range(self._config.depth)]
+        low_bytes = Cat(word[row][k][:8] for row in range(self._config.rows) for k in range(self._config.depth))
+        for port, bits in (
+            (self.act_write, Mux(is_activation, activation.o.payload, low_bytes)),
+            (self.wide_write, word),
+        ):
             m.d.comb += [
-                port.request.valid.eq(results.o.valid & is_target),
                 port.request.payload.address.eq(target.address),
-                port.request.payload.data.eq(Cat(fields)),
+                port.request.payload.data.eq(bits),
                 port.request.payload.enable.eq(~0),
             ]
-        do_write = results.o.valid & results.o.ready
+        is_act_word = Mux(is_activation, activation.o.valid, results.o.valid & ~is_wide)
         m.d.comb += [
-            results.o.ready.eq(Mux(is_wide, self.wide_write.request.ready, self.act_write.request.ready)),
-            target.next.eq(do_write),
+            self.act_write.request.valid.eq(is_act_word),
+            self.wide_write.request.valid.eq(results.o.valid & is_wide),
+            activation.o.ready.eq(is_activation & self.act_write.request.ready),
         ]
+        with m.If(is_activation):
+            m.d.comb += results.o.ready.eq(activation.i.ready)
+        with m.Elif(is_wide):
+            m.d.comb += results.o.ready.eq(self.wide_write.request.ready)
+        with m.Else():
+            m.d.comb += results.o.ready.eq(self.act_write.request.ready)
+        do_write = Cat(port.request.valid & port.request.ready for port in (self.act_write, self.wide_write)).any()
+        m.d.comb += target.next.eq(do_write)
         return do_write
 
     def _walk(self, m):
@@ -222,22 +259,6 @@ class DrainUnit(wiring.Component):
             from_command = Cat(Const(0, 32), self.descriptor.mult, self.descriptor.shift[:6])
             entries.append(Mux(mode == Drain.ROW_SCALE, from_row, Mux(mode == Drain.SCORE, from_command, from_param)))
         return Cat(entries)
-
-    def _element(self, m, name, inputs):
-        """Add an element; return its result."""
-        if self._element_module is None:
-            m.submodules[name] = element = DrainElement()
-            m.d.comb += [getattr(element, port).eq(value) for port, value in inputs.items()]
-            return element.o
-        o = Signal(signed(16), name=name)
-        m.submodules[name] = Instance(
-            self._element_module,
-            i_clk=ClockSignal(),
-            i_rst=ResetSignal(),
-            o_o=o,
-            **{f"i_{port}": value for port, value in inputs.items()},
-        )
-        return o
 
 
 def _is_one_of(mode, modes):

@@ -2,43 +2,43 @@
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, Signature
 
 from hw.isa import Drain
-from hw.rtl.gelu import Gelu
 from hw.rtl.requantize import Requantize
-from hw.rtl.sigmoid import Sigmoid
+from hw.timing import ELEMENT_CYCLES
 
 
 class DrainElement(wiring.Component):
-    """Bias, requantize and the function of `mode`; a pipeline that never stops, latency ELEMENT_LATENCY[mode].
+    """Bias, requantize, and what `mode` does before an activation; a pipeline that never stops.
 
-    docs/architecture.md section 4 defines the modes; int8 and u8 results are in the low byte.
+    Latency LATENCY cycles. docs/architecture.md section 4 defines the modes; int8 results are in the low byte, and
+    modes GELU and SIGMOID give what their function takes.
 
     Members
     -------
     acc, bias : In(signed(32)), mult : In(16), shift : In(6) - of one element, all in the same cycle
     residual : In(signed(16)) - RESIDUAL_CYCLES later
-    mode : In(Drain); one, curve, out_mult : In(16), out_shift : In(6) - for GELU; stable while results are in flight
+    mode : In(Drain) - stable while results are in flight
     o : Out(signed(16))
     """
 
+    LATENCY = ELEMENT_CYCLES
+
+    SIGNATURE = Signature(
+        {
+            "acc": In(signed(32)),
+            "bias": In(signed(32)),
+            "mult": In(16),
+            "shift": In(6),
+            "residual": In(signed(16)),
+            "mode": In(Drain),
+            "o": Out(signed(16)),
+        }
+    )
+
     def __init__(self):
-        super().__init__(
-            {
-                "acc": In(signed(32)),
-                "bias": In(signed(32)),
-                "mult": In(16),
-                "shift": In(6),
-                "residual": In(signed(16)),
-                "mode": In(Drain),
-                "one": In(16),
-                "curve": In(16),
-                "out_mult": In(16),
-                "out_shift": In(6),
-                "o": Out(signed(16)),
-            }
-        )
+        super().__init__(self.SIGNATURE)
 
     def elaborate(self, platform):
         m = Module()
@@ -50,26 +50,8 @@ class DrainElement(wiring.Component):
         m.d.comb += [requantize.acc.eq(biased), requantize.mult.eq(mult), requantize.shift.eq(shift)]
         scaled = requantize.o
 
-        m.submodules.gelu = gelu = Gelu()
-        m.submodules.requantize_gelu = requantize_gelu = Requantize(8)
-        m.d.comb += [
-            gelu.x.eq(scaled),
-            gelu.one.eq(self.one),
-            gelu.curve.eq(self.curve),
-            requantize_gelu.acc.eq(gelu.o),
-            requantize_gelu.mult.eq(self.out_mult),
-            requantize_gelu.shift.eq(self.out_shift),
-        ]
-
-        m.submodules.sigmoid = sigmoid = Sigmoid()
-        m.d.comb += sigmoid.x.eq(scaled)
-
         result = Signal(signed(16), reset_less=True)
         with m.Switch(self.mode):
-            with m.Case(Drain.GELU):
-                m.d.sync += result.eq(requantize_gelu.o)
-            with m.Case(Drain.SIGMOID):
-                m.d.sync += result.eq(sigmoid.o)
             with m.Case(Drain.INT8, Drain.ROW_SCALE):
                 m.d.sync += result.eq(_saturate(scaled, 8))
             with m.Case(Drain.RESIDUAL):

@@ -1,10 +1,11 @@
 """GEMM unit: takes a command, walks its tiles through the array and lets the drain write the result."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.config import AccelConfig
+from hw.rtl.covered_rows import covered_rows
 from hw.rtl.delay import delay
 from hw.rtl.drain import DrainUnit
 from hw.rtl.gemm_array import STEP, GemmArray
@@ -22,19 +23,20 @@ from hw.rtl.ports import (
     wide_write,
 )
 from hw.rtl.tile_walk import TileWalk
-from hw.timing import READ_LATENCY
+from hw.timing import READ_LATENCY, drain_width
 
 
 class Gemm(wiring.Component):
     """Executes GEMM descriptors (docs/architecture.md section 4).
 
-    One step (R x C x K products) per cycle; a tile of s steps takes max(s, C/K) cycles, and a command about
-    array_latency + ELEMENT_LATENCY more. A command without tokens, columns or steps is done at once.
+    One step (R x C x K products) per cycle; a tile of s steps takes max(s, C/G) cycles, G = drain_width (with GELU or
+    sigmoid activation_width, on average), and a command about array_latency + ELEMENT_CYCLES more. A command without
+    tokens, columns or steps is done at once.
 
     Members
     -------
     command, done, fault : unit_signature; after a fault the unit is frozen until reset
-    tokens : In(16) - live tokens, sampled when a command starts
+    tokens : In(pictures x u16) - live tokens of each picture, sampled when a command starts
     act, weight, param, wide_read, row_scale : read ports;  act_write, wide_write : write ports
     """
 
@@ -44,14 +46,16 @@ class Gemm(wiring.Component):
         multiplier: Multiplier,
         column_module: str | None = None,
         element_module: str | None = None,
+        activation_module: str | None = None,
     ):
-        """Take the names of modules generated separately from GemmColumn and DrainElement, or elaborate them here."""
+        """Take the names of modules generated separately from GemmColumn and DrainUnit's two, or elaborate all."""
         self._config, self._multiplier = config, multiplier
         self._column_module, self._element_module = column_module, element_module
+        self._activation_module = activation_module
         super().__init__(
             {
                 **unit_signature(),
-                "tokens": In(16),
+                "tokens": In(data.ArrayLayout(16, config.pictures)),
                 "act": Out(act_read(config)),
                 "weight": Out(weight_read(config)),
                 "param": Out(param_read(config)),
@@ -66,7 +70,7 @@ class Gemm(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.array = array = GemmArray(config, self._multiplier, self._column_module)
-        m.submodules.drain = drain = DrainUnit(config, self._element_module)
+        m.submodules.drain = drain = DrainUnit(config, self._element_module, self._activation_module)
         m.submodules.reads = reads = JointRead(
             {
                 "act": (8 * config.act_bytes, config.act_words),
@@ -81,11 +85,11 @@ class Gemm(wiring.Component):
 
         # Command: sizes in row tiles, output words and steps.
         descriptor = Signal(descriptor_layout)
-        tokens, rows, cols = Signal(16), Signal(16), Signal(16)
+        tokens, cols = Signal(16), Signal(16)
         row_tiles, words, steps = Signal(16), Signal(16), Signal(16)
         start = Signal()
+        rows = covered_rows(m, descriptor, tokens, config.rows)
         m.d.comb += [
-            rows.eq(Mux(descriptor.rows == 0, tokens, descriptor.rows)),
             cols.eq(Mux(descriptor.cols == 0, tokens, descriptor.cols)),
             self.fault.eq(reads.fault | drain.fault),
         ]
@@ -93,7 +97,10 @@ class Gemm(wiring.Component):
             with m.State("Idle"):
                 m.d.comb += self.command.ready.eq(1)
                 with m.If(self.command.valid):
-                    m.d.sync += [descriptor.eq(self.command.payload), tokens.eq(self.tokens)]
+                    m.d.sync += [
+                        descriptor.eq(self.command.payload),
+                        tokens.eq(self.tokens[self.command.payload.picture]),
+                    ]
                     m.next = "Size"
             with m.State("Size"):
                 m.d.sync += [
@@ -131,7 +138,7 @@ class Gemm(wiring.Component):
 
     def _feed(self, m, walk, reads, array, drain):
         """Read the operands of every step of `walk` and send them into the array."""
-        tile_words = self._config.columns // self._config.depth
+        tile_parts = self._config.columns // drain_width(self._config)
         do_step = reads.i.valid & reads.i.ready
         offered = Signal(STEP)
         with m.If(do_step):
@@ -140,12 +147,12 @@ class Gemm(wiring.Component):
         # A last step is read when the drain can take its tile and the tile before will have left the result registers.
         # Both are known here, because everything between the retired read and the drain takes a fixed time.
         is_last_offered = reads.is_busy & offered.last
-        pause = Signal(range(max(tile_words - 1, 2)))
+        pause = Signal(range(max(tile_parts - 1, 2)))
         with m.If(is_last_offered):
-            m.d.sync += pause.eq(max(tile_words - 2, 0))
+            m.d.sync += pause.eq(tile_parts - 2)
         with m.Elif(pause != 0):
             m.d.sync += pause.eq(pause - 1)
-        is_free = (pause == 0) & ~(is_last_offered & (tile_words > 1))
+        is_free = (pause == 0) & ~is_last_offered
         is_allowed = ~walk.is_last | (is_free & (drain.num_ready >= walk.num_words))
         m.d.comb += [
             reads.i.payload.act.eq(walk.act_address),

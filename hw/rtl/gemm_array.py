@@ -14,7 +14,7 @@ from hw.rtl.packed_dot import (
     operand_delays,
     pack_pair,
 )
-from hw.timing import CHAIN_MAX, array_latency
+from hw.timing import CHAIN_MAX, array_latency, drain_width
 
 ACC_WIDTH = 32
 
@@ -92,19 +92,20 @@ class GemmColumn(wiring.Component):
 class GemmArray(wiring.Component):
     """The MAC array: one step (all R lanes x K depth, all C columns) per cycle, never stalled.
 
-    array_latency after a last step, `sums` holds columns 0..K-1 of all lanes and is_first is set; the next K columns
-    follow in each of the next C/K - 1 cycles. Two last steps must be at least C/K cycles apart.
+    array_latency after a last step, `sums` holds columns 0..G-1 of all lanes, G = drain_width, and is_first is set;
+    the next G columns follow in each of the next C/G - 1 cycles. Two last steps must be at least C/G cycles apart.
 
     Members
     -------
     act : In(ACT word);  weight : In(WEIGHT word);  step : In(STEP) - all in the same cycle
-    sums : Out(R lanes x K columns of signed(32));  is_first : Out(1)
+    sums : Out(R lanes x G columns of signed(32));  is_first : Out(1)
     """
 
     def __init__(self, config: AccelConfig, multiplier: Multiplier, column_module: str | None = None):
         """Take the name of a Verilog module that is generated separately from GemmColumn, or elaborate C columns."""
         self._config, self._multiplier, self._column_module = config, multiplier, column_module
-        lane = data.ArrayLayout(signed(ACC_WIDTH), config.depth)
+        self._width = drain_width(config)
+        lane = data.ArrayLayout(signed(ACC_WIDTH), self._width)
         super().__init__(
             {
                 "act": In(data.ArrayLayout(data.ArrayLayout(signed(8), config.depth), config.rows)),
@@ -140,9 +141,9 @@ class GemmArray(wiring.Component):
             weights = Cat(weights[8 * c : 8 * c + 8] for _, weights in operands)
             columns.append(self._column(m, c, pairs, weights, step))
         for c, (below, results) in enumerate(columns):
-            if c + config.depth < config.columns:
-                m.d.comb += below.eq(columns[c + config.depth][1])
-            if c < config.depth:
+            if c + self._width < config.columns:
+                m.d.comb += below.eq(columns[c + self._width][1])
+            if c < self._width:
                 m.d.comb += [
                     self.sums[row][c].eq(results[ACC_WIDTH * row : ACC_WIDTH * (row + 1)]) for row in range(config.rows)
                 ]

@@ -11,13 +11,15 @@ from hw.config import AccelConfig
 from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
 from hw.rtl.delay import delay
 from hw.rtl.divide import Divide
+from hw.rtl.fabric import fabric_product
 from hw.rtl.ports import descriptor_layout
 from hw.rtl.row_scale import SUM_BITS
 from hw.rtl.tree import reduce_tree
 from quant.layers import CLS_SCORE
 
 WEIGHT_FRACTION_BITS = 8
-"""The weight of a token in the package is its score without these bits."""
+WEIGHT_BITS = 16 - WEIGHT_FRACTION_BITS
+"""The weight of a token in the package is its score without the fraction bits."""
 
 DECISION = data.StructLayout({"is_kept": 1, "score": 16})
 """What SELECT decided about one token; meaningless beyond live."""
@@ -173,7 +175,7 @@ class Select(wiring.Component):
                 product = Signal(16, name=f"product_{name}", reset_less=True)
                 with m.If(take_token):
                     m.d.sync += token.eq(masked)
-                m.d.sync += [importance.eq(masked), product.eq(token * importance)]
+                m.d.sync += [importance.eq(masked), product.eq(fabric_product(token, importance))]
                 products.append(product)
                 tokens.append(delay(m, token, 1, name=f"token_{name}"))
                 importances.append(delay(m, importance, 1, name=f"importance_{name}"))
@@ -212,7 +214,7 @@ class Select(wiring.Component):
                 self.decision.decisions[lane].score.eq(Mux(is_cls, CLS_SCORE, score)),
             ]
             is_pruned = Signal(name=f"is_pruned_{lane}", reset_less=True)
-            weight = Signal(16 - WEIGHT_FRACTION_BITS, name=f"weight_{lane}", reset_less=True)
+            weight = Signal(WEIGHT_BITS, name=f"weight_{lane}", reset_less=True)
             is_leaving = ~is_kept & (token < self.live)
             m.d.sync += [
                 is_pruned.eq(is_leaving),

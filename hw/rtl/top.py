@@ -37,6 +37,7 @@ class SeparateModules:
 
     column: str | None = None
     element: str | None = None
+    activation: str | None = None
     norm: str | None = None
     exp: str | None = None
     ram: str | None = None
@@ -77,13 +78,13 @@ class Top(wiring.Component):
         sync.clk, sync.rst, unit.clk = self.clk, self.rst, self.clk
 
         m.submodules.csr = csr = Csr(config)
-        m.submodules.sequencer = sequencer = Sequencer(config.axi_bytes)
+        m.submodules.sequencer = sequencer = Sequencer(config)
         m.d.comb += unit.rst.eq(sequencer.unit_reset)
         separate = self._separate
         units: dict[Unit, Any] = {
             Unit.LOAD: LoadUnit(config),
             Unit.OPERAND: OperandUnit(config),
-            Unit.GEMM: Gemm(config, self._multiplier, separate.column, separate.element),
+            Unit.GEMM: Gemm(config, self._multiplier, separate.column, separate.element, separate.activation),
             Unit.VECTOR: VectorUnit(config, separate.norm, separate.exp),
             Unit.STORE: StoreUnit(config),
         }
