@@ -13,21 +13,13 @@ from dataclasses import dataclass
 
 from hw.rtl.modules import RAM_MODULE, TOP_MODULE
 
-INNER_UNITS = (
-    "gemm_unit.array",
-    "gemm_unit.drain",
-    "vector_unit.layer_norm",
-    "vector_unit.softmax",
-    "vector_unit.select",
-    "vector_unit.compact",
-    "drain_element.sigmoid",
-)
-"""Units below the instances of the top, by their place in the hierarchy."""
+INNER_UNITS = ("array", "drain", "activation", "layer_norm", "softmax", "select", "compact", "sigmoid")
+"""Units below the instances of the top, by the last part of their place in the hierarchy."""
 
-SELECTOR_UNITS = ("vector_unit.select", "vector_unit.compact", "drain_element.sigmoid")
-"""What an accelerator without token selectors would leave out: the scores' sigmoid, the decision and the move.
+SELECTOR_UNITS = ("select", "compact", "sigmoid")
+"""What an accelerator without token selectors would leave out: decision, move, and the sigmoid of the scores.
 
-BEGIN and the live count, a few registers, belong to compact and are counted with it; the opcode's share of
+BEGIN and the live count, a few registers, belong to compact and are counted with it; the opcodes' share of
 multiplexers and of the command decoders is not.
 """
 
@@ -76,7 +68,7 @@ class SynthesisUnit:
     @property
     def is_selector(self) -> bool:
         """Whether only token selection uses it."""
-        return self.name in SELECTOR_UNITS
+        return _last_part(self.name) in SELECTOR_UNITS
 
 
 def read_modules(texts: Sequence[str]) -> dict[str, VerilogModule]:
@@ -96,7 +88,7 @@ def find_units(modules: Mapping[str, VerilogModule]) -> list[SynthesisUnit]:
     Raises ValueError if a unit of INNER_UNITS does not exist.
     """
     tops = _unit_modules(modules)
-    missing = set(INNER_UNITS) - {_place(name) for name in tops}
+    missing = set(INNER_UNITS) - set(map(_last_part, tops))
     if missing:
         raise ValueError(f"no unit is called {', '.join(sorted(missing))}")
     inside = {name: _closure(modules, name, tops) for name in tops}
@@ -119,7 +111,7 @@ def _unit_modules(modules: Mapping[str, VerilogModule]) -> list[str]:
     instances = modules[TOP_MODULE].children
     memories = [name for name, module in modules.items() if RAM_MODULE in module.children]
     separate = [name for name in modules if "." not in name and name != RAM_MODULE]
-    inner = [name for name in modules if _place(name) in INNER_UNITS]
+    inner = [name for name in modules if _last_part(name) in INNER_UNITS]
     wanted = {*instances, *memories, *separate, *inner}
     return [name for name in modules if name in wanted]
 
@@ -129,6 +121,10 @@ def _place(name: str) -> str:
     if name == TOP_MODULE:
         return "top"
     return name.removeprefix(f"{TOP_MODULE}.").removeprefix("heatvit_")
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _closure(modules: Mapping[str, VerilogModule], top: str, tops: Sequence[str]) -> tuple[Counter[str], Counter[str]]:

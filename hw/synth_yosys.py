@@ -23,7 +23,7 @@ FLATTENED = "synth_xilinx -family xcup -flatten -noiopad -noclkbuf"
 
 MAPPING = (
     "opt_expr -mux_undef -noclkinv",
-    "abc -luts 2:2,3,6:5,10,20",
+    "abc -luts 2:2,3,6:5",
     "clean",
     "xilinx_srl -fixed -minlen 3",
     "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6",
@@ -31,8 +31,9 @@ MAPPING = (
     "opt_lut_ins -tech xilinx",
     "clean",
 )
-"""synth_xilinx from map_luts on, with abc in the place of abc9: the WebAssembly abc9 stops on some units without a
-word, and where both work they agree within a tenth."""
+"""synth_xilinx from map_luts on, with two changes. abc stands for abc9, which stops on some units without a word in its
+WebAssembly form; where both work they agree within a tenth. And no functions wider than a LUT: abc would save a level
+of logic in a memory's write multiplexer by four times the LUTs."""
 
 ERROR_LINES = 5
 

@@ -22,9 +22,10 @@ from hw.generate import VerilogFiles, generate
 from hw.rtl.packed_dot import Multiplier, PackedDot
 from hw.rtl.ram import RAM_VERILOG
 from hw.synth_resources import Resources, SynthesisError, count_resources
-from hw.synth_units import INNER_UNITS, SELECTOR_UNITS, UNIT_NAME, SynthesisUnit, find_units, read_modules
+from hw.synth_units import UNIT_NAME, SynthesisUnit, find_units, read_modules
 from hw.synth_yosys import cache_path, synthesize
 from hw.synthesis import ZCU102, UnitEstimate, add_up, estimate_units
+from hw.timing import activation_width, drain_width
 
 TINY = CONFIGS["tiny"]
 PORTS = "(clk, a, y);\n  input clk;\n  wire clk;\n  input [3:0] a;\n  output [3:0] y;\n"
@@ -51,6 +52,7 @@ def core(drain_body="  assign y = ~ a;\n"):
     texts = {
         "gemm_unit": ["array", "drain", "walk"],
         "gemm_unit.array": [],
+        "gemm_unit.drain.activation": [],
         "gemm_unit.walk": [],
         "vector_unit": ["layer_norm", "softmax", "select", "compact"],
         **{f"vector_unit.{name}": [] for name in ("layer_norm", "softmax", "select", "compact")},
@@ -60,13 +62,14 @@ def core(drain_body="  assign y = ~ a;\n"):
         "port_1.fifo": [],
         "memory": ["ram"],
     }
+    drain = ["heatvit_drain_element", "heatvit_drain_element", "heatvit_core.gemm_unit.drain.activation"]
     modules = [
         module(f"heatvit_core.{name}", [f"heatvit_core.{name}.{child}" for child in children])
         for name, children in texts.items()
     ]
     tops = [f"heatvit_core.{name}" for name in texts if "." not in name]
     modules += [
-        module("heatvit_core.gemm_unit.drain", ["heatvit_drain_element"] * 2, drain_body),
+        module("heatvit_core.gemm_unit.drain", drain, drain_body),
         module("heatvit_core.memory.ram", body=ram),
         module("heatvit_core", tops),
     ]
@@ -80,20 +83,19 @@ def units_of(texts):
 
 def test_units_and_their_counts():
     units = units_of(core())
-    assert set(INNER_UNITS) <= set(units)
-    assert set(units) == {*INNER_UNITS, "top", "gemm_unit", "vector_unit", "port_0", "port_1", "memory"} | {
-        "memory.ram",
-        "drain_element",
-    }
+    inner = {f"gemm_unit.{name}" for name in ("array", "drain", "drain.activation")}
+    selector = {"vector_unit.select", "vector_unit.compact", "drain_element.sigmoid"}
+    inner |= selector | {"vector_unit.layer_norm", "vector_unit.softmax", "drain_element", "memory.ram"}
+    assert set(units) == inner | {"top", "gemm_unit", "vector_unit", "port_0", "port_1", "memory"}
     assert {name: unit.count for name, unit in units.items() if unit.count != 1} == {
         "drain_element": 2,
         "drain_element.sigmoid": 4,
         "memory.ram": 4,
     }
-    assert {name for name, unit in units.items() if unit.is_selector} == set(SELECTOR_UNITS)
+    assert {name for name, unit in units.items() if unit.is_selector} == selector
     assert units["memory.ram"].parameters == {"DEPTH": 64, "ENABLES": 1, "WIDTH": 8}
     assert units["gemm_unit"].inside == {"unit.array": 1, "unit.drain": 1}
-    assert units["gemm_unit.drain"].inside == {"heatvit_drain_element": 2}
+    assert units["gemm_unit.drain"].inside == {"heatvit_drain_element": 2, "unit.activation": 1}
 
 
 def test_unit_text_does_not_depend_on_its_place():
@@ -113,17 +115,18 @@ def test_black_boxes_have_ports_only():
 
 def test_missing_unit_is_told():
     texts = [text.replace("gemm_unit.array", "gemm_unit.grid") for text in core()]
-    with pytest.raises(ValueError, match=re.escape("no unit is called gemm_unit.array")):
+    with pytest.raises(ValueError, match=re.escape("no unit is called array")):
         units_of(texts)
 
 
 @pytest.mark.slow
 def test_units_of_a_generated_core(tmp_path):
     units = units_of([path.read_text() for path in generate(TINY, tmp_path, "dsp48").sources])
-    lanes = TINY.rows * TINY.depth
     assert units["gemm_column"].count == TINY.columns
-    assert units["drain_element"].count == units["norm_channel"].count == units["exp_channel"].count == lanes
-    assert units["drain_element.sigmoid"].count == lanes
+    assert units["drain_element"].count == TINY.rows * drain_width(TINY)
+    activations = TINY.rows * activation_width(TINY)
+    assert units["activation_element"].count == units["activation_element.sigmoid"].count == activations
+    assert units["exp_channel"].count == TINY.rows * TINY.depth
     assert units["weight_memory.ram"].count == TINY.weight_bytes
     assert units["act_memory.ram"].parameters["WIDTH"] == 8 * TINY.act_bytes // TINY.rows
     for unit in units.values():
