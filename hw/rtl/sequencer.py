@@ -166,6 +166,8 @@ class Sequencer(wiring.Component):
     def _decode(self, m, descriptors, dispatchers, position, bad_opcode, state):
         """Hand the offered descriptor to the queue of its unit."""
         descriptor = descriptors.payload
+        for dispatcher in dispatchers:
+            m.d.comb += [dispatcher.i.payload.descriptor.eq(descriptor), dispatcher.i.payload.index.eq(position)]
         with m.If(descriptors.ready):
             m.d.sync += position.eq(position + 1)
         with m.Switch(descriptor.opcode):
@@ -178,8 +180,6 @@ class Sequencer(wiring.Component):
                     m.d.comb += [
                         bad_opcode.eq(~is_legal),
                         dispatcher.i.valid.eq(is_legal),
-                        dispatcher.i.payload.descriptor.eq(descriptor),
-                        dispatcher.i.payload.index.eq(position),
                         descriptors.ready.eq(is_legal & dispatcher.i.ready),
                     ]
             with m.Default():
