@@ -85,6 +85,7 @@ def test_what_held_the_array_up() -> None:
     """Two GEMMs of 36 ideal cycles in 100, and a layer without any."""
     work: Any = SimpleNamespace(
         config=CONFIGS["tiny"],
+        pictures=1,
         network_config=SimpleNamespace(num_tokens=5),
         layers=("b", "b", "a"),
         descriptors=(

@@ -98,7 +98,7 @@ def keys(**fields):
 
 @pytest.mark.verilator
 def test_a_wait_for_weights_is_no_dependency(model):
-    result, times = measure(model, load(), gemm(8, wait_load=1), ddr=SLOW)
+    result, times = measure(model, begin(), load(), gemm(8, wait_load=1, wait_vector=1), ddr=SLOW)
     assert result.stall_cycles["gemm"]["weight"] == result.wait_cycles["gemm"] > 400
     counts = times.counts[Unit.GEMM]
     assert counts["weight"] == counts["wait"] == [result.wait_cycles["gemm"]]
@@ -110,7 +110,7 @@ def test_a_wait_for_weights_is_no_dependency(model):
 
 @pytest.mark.verilator
 def test_short_tiles_wait_for_the_drain(model):
-    short, long = (measure(model, gemm(steps))[0] for steps in (1, 8))
+    short, long = (measure(model, begin(), gemm(steps, wait_vector=1))[0] for steps in (1, 8))
     # A tile of one step has two words: it waits a cycle for those of the tile before, the first one for its constants.
     tiles, constants = 16, 3
     assert short.stall_cycles["gemm"]["drain"] == tiles - 1 + constants
