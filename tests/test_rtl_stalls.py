@@ -19,6 +19,7 @@ from hw.config import CONFIGS
 from hw.isa import Descriptor, Memory, Opcode, Region, Unit
 from hw.regmap import STALLS, Stall, stall_register
 from hw.rtl.stalls import StallCounters
+from hw.timing import drain_width
 from sim.cosim import build_process_core
 from sim.job import JobProgram
 from sim.process import DdrModel, ProcessTransport
@@ -111,9 +112,9 @@ def test_a_wait_for_weights_is_no_dependency(model):
 @pytest.mark.verilator
 def test_short_tiles_wait_for_the_drain(model):
     short, long = (measure(model, begin(), gemm(steps, wait_vector=1))[0] for steps in (1, 8))
-    # A tile of one step has two words: it waits a cycle for those of the tile before, the first one for its constants.
-    tiles, constants = 16, 3
-    assert short.stall_cycles["gemm"]["drain"] == tiles - 1 + constants
+    # A tile of one step waits for the other parts of the tile before, the first one for its constants.
+    tiles, parts, constants = 16, CONFIG.columns // drain_width(CONFIG), 3
+    assert short.stall_cycles["gemm"]["drain"] == (tiles - 1) * (parts - 1) + constants
     assert long.stall_cycles["gemm"]["drain"] == 0
     assert short.stall_cycles["gemm"]["operand"] == 0
 
