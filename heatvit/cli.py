@@ -19,6 +19,7 @@ from rich.table import Table
 from heatvit.files import write_json
 from heatvit.layer_table import layer_table
 from heatvit.progress import reporter, show_progress
+from hw.synth_resources import SynthesisError
 from sim.verilator import BuildError
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -183,6 +184,26 @@ def cycles(
 
 
 @app.command()
+def synth(
+    config: Config = "zcu102_2048",
+    work: Work = WORK_FOLDER,
+    json_file: JsonFile = None,
+) -> int:
+    """Estimate DSPs, LUTs, flip-flops and block RAMs with Yosys, unit by unit, against the ZCU102's.
+
+    Minutes the first time; then only a unit that changed is synthesized. Example: `heatvit synth --config zcu102_2048`
+    """
+    from heatvit import synth as synthesis
+
+    with show_progress() as progress:
+        result = synthesis.estimate_synthesis(config, work, reporter(progress))
+    Console().print(synthesis.synthesis_table(result))
+    if json_file is not None:
+        write_json(json_file, result)
+    return 0
+
+
+@app.command()
 def simulate(
     network: Annotated[Path, typer.Argument(metavar="NETWORK.safetensors", help="Integer network.")],
     images: Images = "digits:test",
@@ -271,7 +292,9 @@ def bench_cycles(
     work: Work = WORK_FOLDER,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="DIR", help="Also write report.html, timeline.svg and roofline.svg."),
+        typer.Option(
+            "--report", metavar="DIR", help="Also write report.html, timeline.svg, roofline.svg, descriptors.csv."
+        ),
     ] = None,
     json_file: JsonFile = None,
 ) -> int:
@@ -395,7 +418,7 @@ def _tell(error: Exception) -> int:
         return _say("interrupted", EXIT_INTERRUPTED)
     if usage := getattr(error, "format_message", None):  # a usage error; its class moves between versions of typer
         return _say(f"{usage()} (heatvit COMMAND --help explains)", EXIT_BAD_INPUT)
-    if isinstance(error, ValueError | OSError | BuildError):
+    if isinstance(error, ValueError | OSError | BuildError | SynthesisError):
         return _say(str(error), EXIT_BAD_INPUT)
     return _say(f"internal error, {DEBUG_OPTION} shows where: {type(error).__name__}: {error}", EXIT_FAILED)
 

@@ -178,41 +178,49 @@ def check_order(descriptors: Sequence[Descriptor], accesses: Sequence[Footprint]
     """Prove that the waits order every two descriptors of different units of which one writes what the other touches.
 
     The happens-before relation is the transitive closure of each unit's own order and of the waits, as vector clocks.
+    GEMM starts a descriptor before the one before is complete, so there a wait must also order a read after a write.
     Raises ValueError for a wait that nothing before it can satisfy, or for a pair that is not ordered.
     """
     clocks: list[list[int]] = []  # of each descriptor: how many of each unit are complete when it is, itself included
+    starts: list[list[int]] = []  # and when it starts
     of_unit: dict[Unit, list[int]] = {unit: [] for unit in Unit}
     words = [(_word_sets(access.reads), _word_sets(access.writes)) for access in accesses]
     for index, descriptor in enumerate(descriptors[:-1]):  # END waits for every unit by itself
         unit = UNIT_OF[Opcode(descriptor.opcode)]
-        predecessors = of_unit[unit][-1:]
+        is_overlapping = unit is Unit.GEMM
+        own = of_unit[unit][-1:]
+        known = [(starts if is_overlapping else clocks)[earlier] for earlier in own]
         for other, wait in zip(Unit, descriptor.waits, strict=True):
-            limit = 0 if other is unit else len(of_unit[other])
+            limit = 0 if other is unit and not is_overlapping else len(of_unit[other])
             if wait > limit:
                 raise ValueError(
                     f"wait_{other.name.lower()} of descriptor {index} must be in 0..{limit}, what precedes it in the "
                     f"program, not {wait}"
                 )
-            predecessors += of_unit[other][wait - 1 : wait]
-        clock = [max((clocks[earlier][other] for earlier in predecessors), default=0) for other in Unit]
+            known += [clocks[earlier] for earlier in of_unit[other][wait - 1 : wait]]
+        start = [max((clock[other] for clock in known), default=0) for other in Unit]
         for other in Unit:
-            for earlier in of_unit[other][clock[other] :] if other is not unit else ():
-                space = _conflict(words[earlier], words[index])
+            for earlier in of_unit[other][start[other] :]:
+                space = _conflict(words[earlier], words[index], is_same_unit=other is unit)
                 if space is not None:
                     raise ValueError(
                         f"descriptor {index} must wait for descriptor {earlier}: one writes what the other touches in "
                         f"{space.name}"
                     )
+        starts.append(start)
+        clocks.append([max([start[other], *(clocks[earlier][other] for earlier in own)]) for other in Unit])
         of_unit[unit].append(index)
-        clock[unit] = len(of_unit[unit])
-        clocks.append(clock)
+        clocks[-1][unit] = len(of_unit[unit])
 
 
-def _conflict(first: tuple[WordSets, WordSets], second: tuple[WordSets, WordSets]) -> Space | None:
-    """Return a space in which one (reads, writes) pair writes a word that the other reads or writes."""
+def _conflict(first: tuple[WordSets, WordSets], second: tuple[WordSets, WordSets], is_same_unit: bool) -> Space | None:
+    """Return a space in which one (reads, writes) pair writes a word that the other reads or writes.
+
+    Of two descriptors of a unit only a read of what the first writes is a conflict: their writes are in order.
+    """
     for space in Space:
         reads, writes = first[0][space], first[1][space]
         other_reads, other_writes = second[0][space], second[1][space]
-        if writes & (other_reads | other_writes) or reads & other_writes:
+        if writes & other_reads or (not is_same_unit and other_writes & (reads | writes)):
             return space
     return None

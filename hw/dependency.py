@@ -169,9 +169,10 @@ def footprints(descriptors: Sequence[Descriptor], config: AccelConfig) -> Iterat
 
 
 def add_waits(descriptors: Sequence[Descriptor], config: AccelConfig) -> list[Descriptor]:
-    """Return the descriptors with their waits: for each other unit, its last descriptor that touches a common word.
+    """Return the descriptors with their waits: for each unit, its last descriptor that touches a common word.
 
     A unit completes its descriptors in order, so waiting for the last one is waiting for all. Two reads never conflict.
+    A unit orders its own descriptors, but GEMM reads the operands of one while it still writes the results of others.
     Raises ValueError if a unit gets more descriptors than its counter can tell apart.
     """
     # For each space, unit and word: how many descriptors the unit had once it had last read or written the word.
@@ -187,11 +188,13 @@ def add_waits(descriptors: Sequence[Descriptor], config: AccelConfig) -> list[De
         needed = np.zeros(len(Unit), np.int64)
         reads = [(span.space, span.addresses()) for span in access.reads]
         writes = [(span.space, span.addresses()) for span in access.writes]
-        for space, words in reads + writes:
+        for space, words in reads:
             np.maximum(needed, last_write[space][:, words].max(axis=1, initial=0), out=needed)
+        read_after_write = needed[unit]
         for space, words in writes:
+            np.maximum(needed, last_write[space][:, words].max(axis=1, initial=0), out=needed)
             np.maximum(needed, last_read[space][:, words].max(axis=1, initial=0), out=needed)
-        needed[unit] = 0
+        needed[unit] = read_after_write if unit is Unit.GEMM else 0
         issued[unit] += 1
         if issued[unit] > MAX_UNIT_DESCRIPTORS:
             raise ValueError(f"a program must have at most {MAX_UNIT_DESCRIPTORS} descriptors of unit {unit.name}")

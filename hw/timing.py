@@ -10,6 +10,9 @@ QUEUE_DEPTH = 16
 LOADs for later layers wait the longest, until the words that they fill are free. A LUT RAM is no smaller for fewer.
 """
 
+MAX_RUNNING = 4
+"""Descriptors that one unit may have taken and not completed; only GEMM takes a descriptor before the last is done."""
+
 READ_LATENCY = 2
 """Cycles from an accepted read request to its response (block RAM with its output register)."""
 
@@ -50,9 +53,18 @@ def drain_width(config: AccelConfig) -> int:
 def activation_width(config: AccelConfig) -> int:
     """Channels of a lane that pass GELU or sigmoid per cycle.
 
-    A quarter of a word: a tile of fc1 has D / K steps and C / (K / 4) parts, so the array waits only below D = 4 * C.
+    A quarter of a word, or 8 parts a tile: fc1 has at least D / K steps a tile, and a selector's layers of one head of
+    64 channels have 64 / K.
     """
-    return max(1, config.depth // 4)
+    return max(1, config.depth // 4, config.columns // 8)
+
+
+def norm_width(config: AccelConfig) -> int:
+    """Channels of a lane that each of the two passes of LAYER_NORM takes per cycle.
+
+    Half a word: the two passes together then take a word of WIDE in every cycle.
+    """
+    return config.depth // 2
 
 
 def dot_latency(depth: int) -> int:

@@ -31,6 +31,7 @@ OWN_TEST = (
 OTHER_TEST = {
     "norm_channel": "layernorm",
     "row_statistics": "layernorm",
+    "row_sums": "layernorm",
     "exp_channel": "softmax",
     "divide": "row_scale",
     "package": "compact",
@@ -100,7 +101,7 @@ EXPLAINED: dict[tuple[str, str], str] = {
     ): "for equal widths, gathering one part and cutting into one part are the same",
     (
         "hw/rtl/row_statistics.py",
-        'difference = Signal(signed(VARIANCE_BITS - 1), name=f"difference_{lane}", reset_less=True)',
+        'by_dim = Signal(VARIANCE_BITS - 1, name=f"by_dim_{lane}", reset_less=True)',
     ): "1024 channels of int16 stay below 2**50, so the register has bits to spare",
     (
         "hw/rtl/token_list.py",

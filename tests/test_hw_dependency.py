@@ -59,7 +59,10 @@ def waits(*descriptors):
         (gemm(), load(Memory.ACT, 2, 8), (0, 0, 0, 0, 0)),  # other words
         (gemm(), load(Memory.WEIGHT, 2, 2), (0, 0, 0, 0, 0)),
         (gemm(mode=Drain.WIDE), load(Memory.ACT, 96, 8), (0, 0, 0, 0, 0)),  # another memory
-        (gemm(), gemm(dst_base=0, src_base=100), (0, 0, 0, 1, 0)),  # the own unit
+        (gemm(), gemm(dst_base=0, src_base=100), (0, 0, 1, 1, 0)),  # GEMM reads before the one before has written
+        (gemm(mode=Drain.WIDE), gemm(mode=Drain.RESIDUAL), (0, 0, 1, 1, 0)),
+        (gemm(), gemm(src_base=8), (0, 0, 0, 1, 0)),  # but writes in order
+        (BEGIN, Descriptor(Opcode.LAYER_NORM, src_words=1, rows=2), (0, 0, 0, 0, 0)),  # the own unit
     ],
 )
 def test_conflicts(first, second, expected):

@@ -29,7 +29,7 @@ from hw.rtl.modules import (
     TOP_MODULE,
 )
 from hw.rtl.top import CONTROL_PREFIX, memory_prefix
-from hw.timing import activation_width, drain_width
+from hw.timing import activation_width, drain_width, norm_width
 
 TINY = CONFIGS["tiny"]
 ROOT = Path(__file__).parent.parent
@@ -57,9 +57,9 @@ def test_sources(tiny):
 
 
 def test_repeated_modules_are_instances(tiny):
-    counts = dict.fromkeys((NORM_MODULE, EXP_MODULE), TINY.rows * TINY.depth)
-    counts |= {COLUMN_MODULE: TINY.columns, ELEMENT_MODULE: TINY.rows * drain_width(TINY)}
-    counts |= {ACTIVATION_MODULE: TINY.rows * activation_width(TINY)}
+    widths = {ELEMENT_MODULE: drain_width(TINY), ACTIVATION_MODULE: activation_width(TINY)}
+    widths |= {NORM_MODULE: norm_width(TINY), EXP_MODULE: TINY.depth}
+    counts = {COLUMN_MODULE: TINY.columns} | {module: TINY.rows * width for module, width in widths.items()}
     for module, count in counts.items():
         assert len(re.findall(rf"^\s+{module} ", tiny.sources[-1].read_text(), re.MULTILINE)) == count
 

@@ -1,7 +1,8 @@
 """Serial reciprocal square root, bit for bit against quant.approx.reciprocal_sqrt.
 
-Testpoints: variance 1 and 2**53 - 1; every power of two and its neighbours (both parities of the shift, a root of
-2**15 that saturates the quotient); seeded random of every magnitude; source and sink pauses.
+Testpoints: both factors with the smallest and the largest D and extreme sums; variance 1 and 2**53 - 1; every power of
+two and its neighbours (both parities of the shift, a root of 2**15 that saturates the quotient); seeded random of every
+magnitude; source and sink pauses.
 """
 
 import numpy as np
@@ -23,13 +24,17 @@ def variances():
     return np.array(values + [1] * (-len(values) % LANES), dtype=np.int64)
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.5])
-def test_matches_golden(pause: float) -> None:
+@pytest.mark.parametrize(("pause", "dim"), [(0.0, 1024), (0.5, 1), (0.8, 192)])
+def test_matches_golden(pause: float, dim: int) -> None:
     values = variances()
+    totals = np.random.default_rng(9).integers(-(1 << 25), 1 << 25, values.size)
+    totals[:2] = -(1 << 25), (1 << 25) - 1
     dut, received = ReciprocalSqrt(LANES), []
-    jobs = values.reshape(-1, LANES).tolist()
+    pairs = [{"variance": v, "total": t} for v, t in zip(values.tolist(), totals.tolist(), strict=True)]
+    jobs = [pairs[first : first + LANES] for first in range(0, len(pairs), LANES)]
 
     async def wait_for_all(ctx):
+        ctx.set(dut.dim, dim)
         while len(received) < len(jobs):
             await ctx.tick()
 
@@ -41,5 +46,6 @@ def test_matches_golden(pause: float) -> None:
     )
     mult_u16, shift = reciprocal_sqrt(values)
     entries = [entry for job in received for entry in job]
-    assert [entry.mult for entry in entries] == mult_u16.tolist()
+    assert [entry.factor for entry in entries] == (dim * mult_u16).tolist()
+    assert [entry.offset for entry in entries] == (totals * mult_u16).tolist()
     assert [entry.shift for entry in entries] == shift.tolist()

@@ -22,6 +22,7 @@ from hw.rtl.exp_channel import ExpChannel
 from hw.rtl.norm_channel import NormChannel
 from hw.rtl.packed_dot import Multiplier
 from hw.rtl.vector import VectorUnit
+from hw.timing import norm_width
 from quant.approx import keep_scores, layer_norm, package_token, row_scale, softmax_rows
 from sim.machine import Machine
 from tests.rtl_streams import pack_word, read_port, run, source, write_port
@@ -380,9 +381,12 @@ def test_demo_unit_converts_to_verilog(is_separate: bool) -> None:
     names = ("norm_channel", "exp_channel") if is_separate else (None, None)
     text = verilog.convert(VectorUnit(config, Multiplier.BEHAVIOURAL, *names), name="vector", emit_src=False)
     assert "module vector(" in text
-    for name, component in (("norm_channel", NormChannel), ("exp_channel", ExpChannel)):
+    for name, component, width in (
+        ("norm_channel", NormChannel, norm_width(config)),
+        ("exp_channel", ExpChannel, config.depth),
+    ):
         instances = re.findall(rf"^  {name} \S+ \((.*?)\);", text, re.MULTILINE | re.DOTALL)
-        assert len(instances) == is_separate * config.rows * config.depth
+        assert len(instances) == is_separate * config.rows * width
         # The instance names the ports of the module that is generated separately.
         alone = verilog.convert(component(), name=name, emit_src=False)
         ports = sorted(re.search(rf"module {name}\(([^)]*)\)", alone)[1].split(", "))

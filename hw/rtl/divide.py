@@ -21,6 +21,7 @@ class Divide(wiring.Component):
     -------
     i : In(stream of `lanes` DIVISION) - taken when idle.
     o : Out(stream of `lanes` u16) - held until it is taken.
+    has_digits : Out(1), digits : Out(lanes x bits_per_cycle) - the quotients as they come, from the top.
     """
 
     def __init__(self, lanes, bits_per_cycle=1):
@@ -29,6 +30,8 @@ class Divide(wiring.Component):
             {
                 "i": In(stream.Signature(data.ArrayLayout(DIVISION, lanes))),
                 "o": Out(stream.Signature(data.ArrayLayout(QUOTIENT_BITS, lanes))),
+                "has_digits": Out(1),
+                "digits": Out(data.ArrayLayout(bits_per_cycle, lanes)),
             }
         )
 
@@ -46,7 +49,7 @@ class Divide(wiring.Component):
                     m.d.sync += steps_left.eq(num_steps - 1)
                     m.next = "Divide"
             with m.State("Divide"):
-                m.d.comb += do_step.eq(1)
+                m.d.comb += [do_step.eq(1), self.has_digits.eq(1)]
                 m.d.sync += steps_left.eq(steps_left - 1)
                 with m.If(steps_left == 0):
                     m.next = "Done"
@@ -76,6 +79,7 @@ class Divide(wiring.Component):
                     rest.eq(Mux(fits, difference, partial)),
                 ]
                 left, quotient_bits = rest, Cat(fits, quotient_bits)
+            m.d.comb += self.digits[lane].eq(quotient_bits[: self._bits_per_cycle])
             with m.If(do_step):
                 m.d.sync += [remainder.eq(left), quotient.eq(quotient_bits)]
         return m

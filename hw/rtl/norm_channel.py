@@ -1,47 +1,40 @@
-"""One channel of one lane of the LayerNorm engine."""
+"""One channel of one lane of LayerNorm's second pass."""
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, Signature
 
-from hw.rtl.requantize import Requantize
-from hw.rtl.row_statistics import DIM_BITS, TOTAL_BITS
-
-CENTRED_BITS = 27
-"""D*x - sum(x)."""
-PRODUCT_BITS = 32
+from hw.rtl.delay import delay
+from hw.rtl.reciprocal_sqrt import ROW_FACTORS
+from hw.rtl.requantize import RoundShift
 
 
 class NormChannel(wiring.Component):
-    """One channel of one lane: the square in the first pass, the normalised int8 in the second; free running.
+    """One channel of one lane: x * factor - offset, shifted, times gamma plus beta, shifted; free running.
 
-    One multiplier serves both passes: x*x, then x*D. `product` and `x_out` belong to the x of 2 cycles before,
-    `y` to the x of LATENCY cycles before; gamma and beta are wanted AFFINE_DELAY cycles after their x.
+    `y` belongs to the x of LATENCY cycles before.
 
     Members
     -------
-    x : In(i16), is_second_pass : In(1)
-    dim, total, mult, shift, out_shift : In - constant during the second pass of a row tile.
-    gamma : In(i16), beta : In(i32)
-    x_out : Out(i16), product : Out(i32), y : Out(i8)
+    x : In(i16)
+    factor, offset, shift : In - of ROW_FACTORS; wanted 1, 2 and 3 cycles after their x
+    gamma : In(i16), beta : In(i33) - wanted AFFINE_DELAY cycles after their x; beta with the half of out_shift added
+    out_shift : In(5) - constant while results are in flight
+    y : Out(i8)
     """
 
-    AFFINE_DELAY = 3 + Requantize.LATENCY
+    AFFINE_DELAY = 3 + RoundShift.LATENCY
     LATENCY = AFFINE_DELAY + 3
 
     SIGNATURE = Signature(
         {
             "x": In(signed(16)),
-            "is_second_pass": In(1),
-            "dim": In(DIM_BITS),
-            "total": In(signed(TOTAL_BITS)),
-            "mult": In(16),
+            "factor": In(ROW_FACTORS["factor"].width),
+            "offset": In(signed(ROW_FACTORS["offset"].width)),
             "shift": In(6),
             "gamma": In(signed(16)),
-            "beta": In(signed(32)),
+            "beta": In(signed(33)),
             "out_shift": In(5),
-            "x_out": Out(signed(16)),
-            "product": Out(signed(PRODUCT_BITS)),
             "y": Out(signed(8)),
         }
     )
@@ -51,37 +44,23 @@ class NormChannel(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        x, factor = Signal(signed(16), reset_less=True), Signal(signed(16), reset_less=True)
-        x_out = Signal(signed(16), reset_less=True)
-        product = Signal(signed(PRODUCT_BITS), reset_less=True)
-        centred = Signal(signed(CENTRED_BITS), reset_less=True)
-        m.d.sync += [
-            x.eq(self.x),
-            factor.eq(Mux(self.is_second_pass, self.dim, self.x)),
-            x_out.eq(x),
-            product.eq(x * factor),
-            centred.eq(product - self.total),
-        ]
-        m.d.comb += [self.x_out.eq(x_out), self.product.eq(product)]
-
-        m.submodules.requantize = requantize = Requantize(16)
-        m.d.comb += [
-            requantize.acc.eq(centred),
-            requantize.mult.eq(self.mult),
-            requantize.shift.eq(self.shift),
-        ]
+        x = delay(m, self.x, 1, name="x")
+        product = Signal(signed(43), reset_less=True)
+        centred = Signal(signed(48), reset_less=True)
+        m.submodules.round_shift = round_shift = RoundShift(16)
+        m.d.sync += [product.eq(x * self.factor), centred.eq(product - self.offset)]
+        m.d.comb += [round_shift.value.eq(centred), round_shift.shift.eq(self.shift)]
 
         scaled = Signal(signed(32), reset_less=True)
-        beta = Signal(signed(32), reset_less=True)
-        rounded = Signal(signed(34), reset_less=True)
-        half = Signal(31)
+        beta = Signal(signed(33), reset_less=True)
+        total = Signal(signed(34), reset_less=True)
         shifted = Signal(signed(34))
         y = Signal(signed(8), reset_less=True)
-        m.d.comb += [half.eq((1 << self.out_shift) >> 1), shifted.eq(rounded >> self.out_shift), self.y.eq(y)]
+        m.d.comb += [shifted.eq(total >> self.out_shift), self.y.eq(y)]
         m.d.sync += [
-            scaled.eq(requantize.o * self.gamma),
+            scaled.eq(round_shift.o * self.gamma),
             beta.eq(self.beta),
-            rounded.eq(scaled + beta + half),
+            total.eq(scaled + beta),
             y.eq(Mux(shifted > 127, 127, Mux(shifted < -128, -128, shifted))),
         ]
         return m

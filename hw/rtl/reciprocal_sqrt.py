@@ -1,39 +1,53 @@
-"""Reciprocal square root of a variance: the serial twin of quant.approx.reciprocal_sqrt."""
+"""Reciprocal square root of a variance, times the two constants of its row: serial, root and division overlapped."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.divide import Divide
-from hw.rtl.ports import ROW_SCALE_ENTRY
 
+DIM_BITS = 11
+TOTAL_BITS = 26
+"""sum(x) of 1024 channels of int16: -2**25 is reached, 2**25 is not."""
 VARIANCE_BITS = 53
 ALIGNED_BITS = 54
 """The variance moves left by an even number of places until one of the two top bits is set."""
 NORMALISE_STEPS = (32, 16, 8, 4, 2)
 ROOT_BITS = 16
+MULT_BITS = 16
 RECIPROCAL_HIGH = 1 << 15
 """2**31, the dividend of the golden, in units of the divider's high part."""
 
+ROW_MOMENTS = data.StructLayout({"variance": VARIANCE_BITS, "total": signed(TOTAL_BITS)})
+"""Variance, eps included, and sum(x) of a row."""
+
+ROW_FACTORS = data.StructLayout(
+    {"factor": DIM_BITS - 1 + MULT_BITS, "offset": signed(TOTAL_BITS + MULT_BITS), "shift": 6}
+)
+"""What normalises a row: (D*x - sum(x)) * mult = x * factor - offset; the two end in a shift. D is at most 1024."""
+
 
 class ReciprocalSqrt(wiring.Component):
-    """Variance 1..2**53-1 -> requantize constants of 2**10 / sqrt(variance); 38 cycles, one job at a time.
+    """Variance 1..2**53-1 and sum -> factors of 2**10 / sqrt(variance); a job takes 38 cycles, a new one every 23.
 
     Golden: quant.approx.reciprocal_sqrt. It normalises to 31 or 32 bits by shifting right or left; the top 32 bits of
-    the left-aligned variance are the same number, and a left shift of L there means shift = 32 - L / 2.
+    the left-aligned variance are the same number, and a left shift of L there means shift = 32 - L / 2. The products
+    with mult grow with each bit of it that the division finds.
 
     Members
     -------
-    i : In(stream of `lanes` u53) - taken when idle.
-    o : Out(stream of `lanes` ROW_SCALE_ENTRY) - held until it is taken.
+    i : In(stream of `lanes` ROW_MOMENTS) - taken when no root is in work.
+    o : Out(stream of `lanes` ROW_FACTORS) - held until it is taken.
+    dim : In(u11), 1..1024 - D; stable while jobs are in flight.
     """
 
     def __init__(self, lanes):
         self._lanes = lanes
         super().__init__(
             {
-                "i": In(stream.Signature(data.ArrayLayout(VARIANCE_BITS, lanes))),
-                "o": Out(stream.Signature(data.ArrayLayout(ROW_SCALE_ENTRY, lanes))),
+                "i": In(stream.Signature(data.ArrayLayout(ROW_MOMENTS, lanes))),
+                "o": Out(stream.Signature(data.ArrayLayout(ROW_FACTORS, lanes))),
+                "dim": In(DIM_BITS),
             }
         )
 
@@ -41,7 +55,7 @@ class ReciprocalSqrt(wiring.Component):
         m = Module()
         m.submodules.divide = divide = Divide(self._lanes)
         step = Signal(range(ROOT_BITS))
-        do_load, do_normalise, do_root = Signal(), Signal(), Signal()
+        do_load, do_normalise, do_root, do_divide = Signal(), Signal(), Signal(), Signal()
 
         with m.FSM():
             with m.State("Idle"):
@@ -63,19 +77,18 @@ class ReciprocalSqrt(wiring.Component):
                     m.next = "Divide"
             with m.State("Divide"):
                 m.d.comb += divide.i.valid.eq(1)
-                with m.If(divide.i.ready):
-                    m.next = "Done"
-            with m.State("Done"):
-                m.d.comb += self.o.valid.eq(divide.o.valid)
-                m.d.comb += divide.o.ready.eq(self.o.ready)
-                with m.If(divide.o.valid & self.o.ready):
+                m.d.comb += do_divide.eq(divide.i.ready)
+                with m.If(do_divide):
                     m.next = "Idle"
+        m.d.comb += [self.o.valid.eq(divide.o.valid), divide.o.ready.eq(self.o.ready)]
 
         for lane in range(self._lanes):
             aligned = Signal(ALIGNED_BITS, name=f"aligned_{lane}", reset_less=True)
             shift = Signal(6, name=f"shift_{lane}", reset_less=True)
+            total = Signal(signed(TOTAL_BITS), name=f"total_{lane}", reset_less=True)
             with m.If(do_load):
-                m.d.sync += [aligned.eq(self.i.payload[lane]), shift.eq(32)]
+                job = self.i.payload[lane]
+                m.d.sync += [aligned.eq(job.variance), total.eq(job.total), shift.eq(32)]
             with m.If(do_normalise), m.Switch(step):
                 for index, places in enumerate(NORMALISE_STEPS):
                     with m.Case(index), m.If(aligned[ALIGNED_BITS - places :] == 0):
@@ -101,11 +114,21 @@ class ReciprocalSqrt(wiring.Component):
                     remainder.eq(Mux(fits, partial - trial, partial)),
                     root.eq(Cat(fits, root)),
                 ]
-            job, entry = divide.i.payload[lane], self.o.payload[lane]
+
+            division, factors = divide.i.payload[lane], Signal(ROW_FACTORS, name=f"factors_{lane}", reset_less=True)
+            divided_total = Signal(signed(TOTAL_BITS), name=f"divided_total_{lane}", reset_less=True)
+            digit = divide.digits[lane]
             m.d.comb += [
-                job.high.eq(RECIPROCAL_HIGH),
-                job.divisor.eq(root),
-                entry.mult.eq(divide.o.payload[lane]),
-                entry.shift.eq(shift),
+                division.high.eq(RECIPROCAL_HIGH),
+                division.divisor.eq(root),
+                self.o.payload[lane].eq(factors),
             ]
+            with m.If(do_divide):
+                m.d.sync += [factors.factor.eq(0), factors.offset.eq(0), factors.shift.eq(shift)]
+                m.d.sync += divided_total.eq(total)
+            with m.If(divide.has_digits):
+                m.d.sync += [
+                    factors.factor.eq((factors.factor << 1) + Mux(digit, self.dim, 0)),
+                    factors.offset.eq((factors.offset << 1) + Mux(digit, divided_total, 0)),
+                ]
         return m

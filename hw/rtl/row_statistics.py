@@ -1,17 +1,16 @@
-"""From the sums of a row to its requantize constants: the serial part of LayerNorm."""
+"""From the sums of a row to the factors that normalise it: the serial part of LayerNorm."""
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.rtl.ports import ROW_SCALE_ENTRY
-from hw.rtl.reciprocal_sqrt import VARIANCE_BITS, ReciprocalSqrt
+from hw.rtl.reciprocal_sqrt import DIM_BITS, ROW_FACTORS, TOTAL_BITS, VARIANCE_BITS, ReciprocalSqrt
 
-DIM_BITS = 11
-TOTAL_BITS = 26
-"""sum(x) of 1024 channels of int16: -2**25 is reached, 2**25 is not."""
 SQUARES_BITS = 41
 """sum(x**2) of 1024 channels of int16: 2**40 is reached."""
+
+HALF_BITS = TOTAL_BITS // 2
+"""|sum(x)| is multiplied by its two halves at the same time, bit by bit, while sum(x**2) is multiplied by D."""
 
 
 def row_sums(lanes):
@@ -24,34 +23,26 @@ def row_sums(lanes):
     )
 
 
-def row_constants(lanes):
-    """Return the layout of what normalises `lanes` rows: sum(x) and the scale of D*x - sum(x)."""
-    return data.StructLayout(
-        {
-            "totals": data.ArrayLayout(signed(TOTAL_BITS), lanes),
-            "scales": data.ArrayLayout(ROW_SCALE_ENTRY, lanes),
-        }
-    )
-
-
 class RowStatistics(wiring.Component):
-    """Variance D*sum(x**2) - sum(x)**2 + eps and its reciprocal root; 66 cycles, one job at a time, lanes in lock step.
+    """Variance D*sum(x**2) - sum(x)**2 + eps and its reciprocal root; lanes in lock step.
 
-    Both products are bit-serial from the top, in one register: it doubles, adds sum(x**2) for a one in D and subtracts
-    |sum(x)| for a one in |sum(x)|.
+    Three stages, variance, root and division, hold a row tile each: a job takes 54 cycles, a new one every 23.
 
     Members
     -------
-    i : In(stream of row_sums) - taken when idle;  o : Out(stream of row_constants) - held until it is taken.
-    dim : In(u11), eps : In(u32) - stable while it runs.
+    i : In(stream of row_sums) - taken when the variance of no other job is in work.
+    o : Out(stream of `lanes` ROW_FACTORS) - held until it is taken.
+    dim : In(u11), eps : In(u32) - stable while jobs are in flight.
     """
+
+    JOBS = 3
 
     def __init__(self, lanes):
         self._lanes = lanes
         super().__init__(
             {
                 "i": In(stream.Signature(row_sums(lanes))),
-                "o": Out(stream.Signature(row_constants(lanes))),
+                "o": Out(stream.Signature(data.ArrayLayout(ROW_FACTORS, lanes))),
                 "dim": In(DIM_BITS),
                 "eps": In(32),
             }
@@ -60,58 +51,71 @@ class RowStatistics(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.reciprocal = reciprocal = ReciprocalSqrt(self._lanes)
-        steps_left = Signal(range(TOTAL_BITS + 1))
-        dim_bits = Signal(TOTAL_BITS, reset_less=True)
-        do_load, do_step = Signal(), Signal()
+        steps_left = Signal(range(HALF_BITS))
+        dim_bits = Signal(HALF_BITS, reset_less=True)
+        do_load, do_step, do_combine = Signal(), Signal(), Signal()
 
         with m.FSM():
             with m.State("Idle"):
                 m.d.comb += [self.i.ready.eq(1), do_load.eq(self.i.valid)]
                 with m.If(do_load):
-                    m.d.sync += [steps_left.eq(TOTAL_BITS - 1), dim_bits.eq(self.dim)]
-                    m.next = "Square"
-            with m.State("Square"):
+                    m.d.sync += [steps_left.eq(HALF_BITS - 1), dim_bits.eq(self.dim)]
+                    m.next = "Multiply"
+            with m.State("Multiply"):
                 m.d.comb += do_step.eq(1)
                 m.d.sync += [steps_left.eq(steps_left - 1), dim_bits.eq(dim_bits << 1)]
                 with m.If(steps_left == 0):
-                    m.next = "Root"
-            with m.State("Root"):
+                    m.next = "Combine"
+            with m.State("Combine"):
+                m.d.comb += do_combine.eq(1)
+                m.next = "Offer"
+            with m.State("Offer"):
                 m.d.comb += reciprocal.i.valid.eq(1)
                 with m.If(reciprocal.i.ready):
-                    m.next = "Done"
-            with m.State("Done"):
-                m.d.comb += self.o.valid.eq(reciprocal.o.valid)
-                m.d.comb += reciprocal.o.ready.eq(self.o.ready)
-                with m.If(reciprocal.o.valid & self.o.ready):
                     m.next = "Idle"
 
         for lane in range(self._lanes):
             total = Signal(signed(TOTAL_BITS), name=f"total_{lane}", reset_less=True)
             squares = Signal(SQUARES_BITS, name=f"squares_{lane}", reset_less=True)
             magnitude = Signal(TOTAL_BITS, name=f"magnitude_{lane}", reset_less=True)
-            magnitude_bits = Signal(TOTAL_BITS, name=f"magnitude_bits_{lane}", reset_less=True)
-            # The leading digits alone may give a negative difference.
-            difference = Signal(signed(VARIANCE_BITS + 1), name=f"difference_{lane}", reset_less=True)
+            low_bits = Signal(HALF_BITS, name=f"low_bits_{lane}", reset_less=True)
+            high_bits = Signal(HALF_BITS, name=f"high_bits_{lane}", reset_less=True)
+            by_dim = Signal(VARIANCE_BITS, name=f"by_dim_{lane}", reset_less=True)
+            by_low = Signal(TOTAL_BITS + HALF_BITS, name=f"by_low_{lane}", reset_less=True)
+            by_high = Signal(TOTAL_BITS + HALF_BITS, name=f"by_high_{lane}", reset_less=True)
+            total_squared = Signal(2 * TOTAL_BITS, name=f"total_squared_{lane}", reset_less=True)
             sums = self.i.payload
-            absolute = Mux(sums.totals[lane] < 0, -sums.totals[lane], sums.totals[lane])
+            absolute = Signal(TOTAL_BITS, name=f"absolute_{lane}")
+            m.d.comb += absolute.eq(abs(sums.totals[lane]))
             with m.If(do_load):
                 m.d.sync += [
                     total.eq(sums.totals[lane]),
                     squares.eq(sums.squares[lane]),
                     magnitude.eq(absolute),
-                    magnitude_bits.eq(absolute),
-                    difference.eq(0),
+                    low_bits.eq(absolute[:HALF_BITS]),
+                    high_bits.eq(absolute[HALF_BITS:]),
+                    by_dim.eq(0),
+                    by_low.eq(0),
+                    by_high.eq(0),
                 ]
             with m.If(do_step):
-                added = Mux(dim_bits[-1], squares, 0)
-                subtracted = Mux(magnitude_bits[-1], magnitude, 0)
                 m.d.sync += [
-                    magnitude_bits.eq(magnitude_bits << 1),
-                    difference.eq((difference << 1) + added - subtracted),
+                    low_bits.eq(low_bits << 1),
+                    high_bits.eq(high_bits << 1),
+                    by_dim.eq((by_dim << 1) + Mux(dim_bits[-1], squares, 0)),
+                    by_low.eq((by_low << 1) + Mux(low_bits[-1], magnitude, 0)),
+                    by_high.eq((by_high << 1) + Mux(high_bits[-1], magnitude, 0)),
                 ]
+            with m.If(do_combine):
+                m.d.sync += [by_dim.eq(by_dim + self.eps), total_squared.eq((by_high << HALF_BITS) + by_low)]
             m.d.comb += [
-                reciprocal.i.payload[lane].eq(difference + self.eps),
-                self.o.payload.totals[lane].eq(total),
+                reciprocal.i.payload[lane].variance.eq(by_dim - total_squared),
+                reciprocal.i.payload[lane].total.eq(total),
             ]
-        m.d.comb += self.o.payload.scales.eq(reciprocal.o.payload)
+        m.d.comb += [
+            reciprocal.dim.eq(self.dim),
+            self.o.payload.eq(reciprocal.o.payload),
+            self.o.valid.eq(reciprocal.o.valid),
+            reciprocal.o.ready.eq(self.o.ready),
+        ]
         return m

@@ -1,7 +1,7 @@
 """Words of R lanes x K channels in equal parts: part p holds channels p*G..p*G+G-1 of every lane."""
 
 from amaranth.hdl import Cat, Module, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 
@@ -50,4 +50,40 @@ class Gather(wiring.Component):
                 Cat(part.word_select(row, self._lane_bits) for row in range(self._rows) for part in parts),
             ),
         ]
+        return m
+
+
+class Split(wiring.Component):
+    """Words into parts, 1 part per cycle; it holds one word, and takes the next with the last part of the one before.
+
+    Members
+    -------
+    i : In(stream of R x K values of `bits`);  o : Out(stream of R x G values of `bits`)
+    """
+
+    def __init__(self, rows, depth, width, bits):
+        self._rows, self._depth, self._width, self._bits = rows, depth, width, bits
+        super().__init__(
+            {
+                "i": In(stream.Signature(rows * depth * bits)),
+                "o": Out(stream.Signature(rows * width * bits)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes = data.ArrayLayout(data.ArrayLayout(self._bits, self._depth), self._rows)
+        word = Signal(lanes, reset_less=True)
+        index = Signal(range(self._depth // self._width))
+        is_full = Signal()
+        m.d.comb += [
+            self.o.valid.eq(is_full),
+            self.o.payload.eq(Cat(select_part(word[row], self._width, index) for row in range(self._rows))),
+            self.i.ready.eq(~is_full | (self.o.ready & index.all())),
+        ]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += index.eq(index + 1)
+        with m.If(self.i.ready):
+            m.d.sync += is_full.eq(self.i.valid)
+            m.d.sync += word.as_value().eq(self.i.payload)
         return m
