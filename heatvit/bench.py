@@ -143,7 +143,10 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig,
 
 
 def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -> list[dict[str, Any]]:
-    """Return one row per layer, in the order of the first picture's run; the stalls are those of the first picture."""
+    """Return one row per layer, in the order of the first picture's run; the stalls are those of the first picture.
+
+    utilisation is that of the layer's array cycles (sim.profile), which hold no other layer's; None without GEMMs.
+    """
     profiles = []
     for run in result.timed:
         outcome = run.comparison.outcome
@@ -153,16 +156,16 @@ def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -
     rows = []
     for first in profiles[0]:
         same = [layers[first.name] for layers in by_name]
-        macs, cycles = _mean([layer.macs for layer in same]), _mean([layer.cycles for layer in same])
+        macs, array_cycles = _mean([layer.macs for layer in same]), _mean([layer.array_cycles for layer in same])
         rows.append(
             {
                 "layer": first.name,
                 "macs": macs,
                 "ideal_cycles": _mean([layer.ideal_cycles for layer in same]),
                 "ddr_bytes": first.ddr_bytes,
-                "array_cycles": _mean([layer.array_cycles for layer in same]),
-                "cycles": cycles,
-                "utilisation": macs / config.macs / cycles if cycles else None,
+                "array_cycles": array_cycles,
+                "cycles": _mean([layer.cycles for layer in same]),
+                "utilisation": macs / config.macs / array_cycles if array_cycles else None,
                 "stalls": dict(first.stalls),
                 "stall": first.stall,
             }
