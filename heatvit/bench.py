@@ -152,7 +152,10 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig,
 
 
 def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -> list[dict[str, Any]]:
-    """Return one row per layer, in the order of the first run; the stalls are those of the first run."""
+    """Return one row per layer, in the order of the first run; the stalls are those of the first run.
+
+    utilisation is that of the layer's array cycles (sim.profile), which hold no other layer's; None without GEMMs.
+    """
     program, pictures = result.program, result.program.pictures * len(result.timed)
     profiles = []
     for run in result.timed:
@@ -165,7 +168,7 @@ def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -
     for first in profiles[0]:
         same = [layers[first.name] for layers in by_name]
         row = {name: sum(getattr(layer, name) for layer in same) / pictures for name in PER_PICTURE}
-        utilisation = row["macs"] / config.macs / row["cycles"] if row["cycles"] else None
+        utilisation = row["macs"] / config.macs / row["array_cycles"] if row["array_cycles"] else None
         stalls = {"stalls": dict(first.stalls), "stall": first.stall}
         rows.append({"layer": first.name, **row, "utilisation": utilisation, **stalls})
     return rows

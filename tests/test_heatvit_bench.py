@@ -142,6 +142,8 @@ def test_command_measures_a_network(
     assert sum(row["cycles"] for row in result["layers"]) == cycles > result["ideal_cycles"] > 0
     assert result["utilisation"] == pytest.approx(1e9 * result["gmac"] / CONFIG.macs / cycles)
     assert result["fps_at_an_assumed_clock"]["250 MHz"] == pytest.approx(250e6 / cycles)
+    for row in result["layers"]:
+        assert row["utilisation"] is None if row["macs"] == 0 else 0 < row["utilisation"] < 1, row
     assert result["ddr_bytes"] <= cycles * result["ddr"]["bytes_per_cycle"]
     assert result["wall_s"] > 0 and result["config"] == CONFIG.to_dict()
     assert "blocks.1.mlp.fc2" in capsys.readouterr().out

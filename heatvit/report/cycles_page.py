@@ -92,6 +92,7 @@ def _layers(result: dict[str, Any]) -> Html:
             row["layer"],
             f"{row['macs'] / 1e9:.4f}",
             f"{row['ideal_cycles']:,.0f}",
+            f"{row['array_cycles']:,.0f}",
             f"{row['cycles']:,.0f}",
             "" if row["utilisation"] is None else percent(row["utilisation"]),
             f"{row['ddr_bytes']:,}",
@@ -100,8 +101,12 @@ def _layers(result: dict[str, Any]) -> Html:
         ]
         for row in result["layers"]
     ]
-    headings = ["layer", "GMAC", "ideal cycles", "cycles", "utilisation", "DDR bytes", "main stall", "array's losses"]
-    return table(headings, rows, "A hidden layer has no cycles of its own; losses are cycles of the first picture")
+    headings = ["layer", "GMAC", "ideal cycles", "array cycles", "cycles", "utilisation", "DDR bytes", "main stall"]
+    caption = (
+        "Array cycles go from the end of the GEMM before to the end of each of the layer's; cycles are by how much the "
+        "layer moved the end of everything before it. Losses: array cycles of the first picture beyond the ideal ones."
+    )
+    return table([*headings, "losses"], rows, caption)
 
 
 def _conditions(result: dict[str, Any], memory: str) -> Html:
