@@ -50,6 +50,14 @@ Images = Annotated[
     ),
 ]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Use only the first so many pictures.")]
+Weights = Annotated[Path, typer.Option("--weights", metavar="FILE", help="Float weights with timm's names.")]
+Network = Annotated[
+    str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales [default: last of --images]"),
+]
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of generated files and cached builds.")]
 
 WORK_FOLDER = Path("build/work")
@@ -60,9 +68,7 @@ def train(
     recipe: Annotated[
         str, typer.Option("--recipe", metavar="NAME|FILE", help="How to train: digits, or a .json or .toml file.")
     ] = "digits",
-    network: Annotated[
-        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
-    ] = "digits",
+    network: Network = "digits",
     images: Images = "digits",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the checkpoints.")] = Path("build/train"),
     json_file: JsonFile = None,
@@ -153,9 +159,7 @@ def generate(
 
 @app.command()
 def cycles(
-    network: Annotated[
-        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
-    ] = "deit_tiny",
+    network: Network = "deit_tiny",
     config: Config = "zcu102_2048",
     tokens: Annotated[
         str, typer.Option("--tokens", metavar="N,N,..", help="Live tokens after each selector; none: no selectors.")
@@ -245,22 +249,30 @@ def demo(
 
 @bench_app.command("cycles")
 def bench_cycles(
-    weights: Annotated[Path, typer.Option("--weights", metavar="FILE", help="Float weights with timm's names.")],
+    weights: Weights,
     images: Images,
-    network: Annotated[
-        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
-    ] = "deit_tiny",
+    network: Network = "deit_tiny",
     keep: Annotated[
         str,
         typer.Option("--keep", metavar="N,N,...", help="Mean live tokens after each selector; none: no selectors."),
     ] = "",
-    calibrate: Annotated[
-        str | None,
-        typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales [default: last of --images]"),
+    scale_gmac: Annotated[
+        float | None,
+        typer.Option("--scale-gmac", min=0.0, help="Also scale the cycles to this work [default: that of --keep]"),
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Measure the first so many pictures.")] = 1,
+    calibrate: Calibrate = None,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="Measure the first so many pictures [default: one run's]")
+    ] = None,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Pictures that share a run and the weights loaded for it.")
+    ] = 1,
     config: Config = "zcu102_2048",
     work: Work = WORK_FOLDER,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="Also write report.html, timeline.svg and roofline.svg."),
+    ] = None,
     json_file: JsonFile = None,
 ) -> int:
     """Count the cycles of a network on the RTL with a model of the board's DDR, and compare every layer.
@@ -270,13 +282,52 @@ def bench_cycles(
     Example: `heatvit bench cycles --network deit_tiny --weights deit_tiny.npz --images pictures.npz --json cycles.json`
     """
     from heatvit import bench
+    from heatvit.subject import Subject
 
+    subject = Subject(network, weights, images, config, calibrate, work)
     counts = _whole_numbers(keep)
+    if scale_gmac is not None and not counts:
+        raise ValueError("--scale-gmac needs --keep: the work of a dense network is always the same")
     with show_progress() as progress:
-        report = reporter(progress)
-        result = bench.bench_cycles(network, weights, images, count, config, calibrate, counts, work, report)
+        result = bench.bench_cycles(subject, count or batch, batch, counts, scale_gmac, report, reporter(progress))
     Console().print(layer_table(result.get("layers", [])))
     return _finish("measured", result, json_file, failed=result["mismatches"] > 0)
+
+
+@bench_app.command("model")
+def bench_model(
+    weights: Weights,
+    images: Images,
+    network: Network = "deit_tiny",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            metavar="N,N,...",
+            help="A setting: live tokens after each selector, or none. May be repeated [default: 12 settings]",
+        ),
+    ] = None,
+    calibrate: Calibrate = None,
+    config: Config = "zcu102_2048",
+    work: Work = WORK_FOLDER,
+    json_file: JsonFile = None,
+) -> int:
+    """Compare the cycle model with the RTL over settings of the live token counts.
+
+    Exit code 1 if a logit differs from the golden model.
+
+    Example: `heatvit bench model --network deit_tiny --weights deit_tiny.npz --images pictures.npz --json model.json`
+    """
+    from heatvit import bench_model as benchmark
+    from heatvit.subject import Subject
+
+    subject = Subject(network, weights, images, config, calibrate, work)
+    settings = [_whole_numbers(text) for text in keep or []]
+    with show_progress() as progress:
+        result = benchmark.bench_model(subject, settings, reporter(progress))
+    header = ("live tokens", "cycles", "model", "error", "worst layer's error", "worst layer")
+    _print_table("cycle model against RTL", header, benchmark.model_table(result))
+    return _finish("compared", result, json_file, failed=result["mismatches"] > 0)
 
 
 def _whole_numbers(text: str) -> list[int]:

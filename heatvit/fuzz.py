@@ -35,7 +35,7 @@ from sim.verilator import SimulationModel
 RUNS_PER_CONFIG = 10
 MAX_MACS = 512
 """Largest array of the pool: a build takes about as long as it has multipliers."""
-NO_FIT = re.compile(r"(act|wide|weight|param)_words must be |max_tokens must be ")
+NO_FIT = re.compile(r"(act|wide|weight|param)_words must |max_tokens must be ")
 """How the compiler begins to say that a network is too large for an accelerator; other complaints are findings."""
 MAX_DRAWS = 200
 """Networks tried until one fits the accelerator; a pool whose buffers are this unlucky is a bug."""
@@ -52,12 +52,16 @@ class Thresholds(Enum):
 
 @dataclass(frozen=True)
 class Case:
-    """One run. pictures_u8 (B, in_chans, size, size); stall_seed None lets the buses run freely."""
+    """One run. pictures_u8 (B, in_chans, size, size), one after the other or, with batch B, all in one program.
+
+    stall_seed None lets the buses run freely.
+    """
 
     config: AccelConfig
     network: IntegerNetwork
     thresholds: Thresholds
     pictures_u8: U8
+    batch: int
     stall_seed: int | None
 
 
@@ -79,6 +83,7 @@ def draw_config(rng: np.random.Generator) -> AccelConfig:
         weight_words=int(rng.integers(256, 2049)),
         param_words=int(rng.integers(64, 513)),
         max_tokens=int(rng.choice([32, 64])),
+        pictures=int(rng.integers(1, 5)),
         axi_bytes=int(rng.choice([4, 8, 16])),
         axi_ports=int(rng.integers(1, 5)),
     )
@@ -99,7 +104,8 @@ def draw_case(seed: int, run: int, config: AccelConfig) -> Case:
     thresholds = kinds[(run + run // len(kinds)) % len(kinds)]
     network = with_thresholds(network, thresholds, pictures_u8[0], rng)
     stall_seed = int(rng.integers(1 << 31)) if rng.random() < 2 / 3 else None
-    return Case(config, network, thresholds, pictures_u8, stall_seed)
+    batch = len(pictures_u8) if rng.random() < 1 / 2 and _fits(network, config, len(pictures_u8)) else 1
+    return Case(config, network, thresholds, pictures_u8, batch, stall_seed)
 
 
 def with_thresholds(
@@ -124,14 +130,21 @@ def _fitting_network(rng: np.random.Generator, config: AccelConfig) -> IntegerNe
     for _ in range(MAX_DRAWS):
         topology = random_config(rng, channel_multiple=config.depth, max_tokens=min(config.max_tokens, 40))
         network = random_network(rng, topology)
-        try:
-            compile_network(network, config, taps=True)
-        except ValueError as error:
-            if not NO_FIT.match(str(error)):
-                raise  # the compiler broke one of its own rules
-            continue
-        return network
+        if _fits(network, config, 1):
+            return network
     raise ValueError(f"no random network of {MAX_DRAWS} fits {config!r}")
+
+
+def _fits(network: IntegerNetwork, config: AccelConfig, pictures: int) -> bool:
+    if pictures > config.pictures:
+        return False
+    try:
+        compile_network(network, config, taps=True, pictures=pictures)
+    except ValueError as error:
+        if not NO_FIT.match(str(error)):
+            raise  # the compiler broke one of its own rules
+        return False
+    return True
 
 
 def run_case(case: Case, work: Path, core_of: Callable[[AccelConfig], SimulationModel]) -> dict[str, Any]:
@@ -141,7 +154,8 @@ def run_case(case: Case, work: Path, core_of: Callable[[AccelConfig], Simulation
     """
     machine = compare_machine(case)
     core = core_of(case.config)
-    rtl = cosimulate(case.network, case.pictures_u8, case.config, work, stall_seed=case.stall_seed, model=core)
+    batch, stall_seed = case.batch, case.stall_seed
+    rtl = cosimulate(case.network, case.pictures_u8, case.config, work, batch=batch, stall_seed=stall_seed, model=core)
     hangs = sum(_is_hang(picture.outcome) for picture in rtl.pictures)
     divergences = [picture.divergence for picture in machine if picture.divergence]
     problems = [f"machine: {divergence}" for divergence in divergences]
@@ -152,6 +166,7 @@ def run_case(case: Case, work: Path, core_of: Callable[[AccelConfig], Simulation
         "network": case.network.config.to_dict(),
         "thresholds": case.thresholds.value,
         "stall_seed": case.stall_seed,
+        "batch": case.batch,
         "pictures": len(case.pictures_u8),
         "token_counts": [_token_counts(case.network, picture_u8) for picture_u8 in case.pictures_u8],
         "layers_compared": rtl.layers_compared + sum(picture.layers for picture in machine),
@@ -164,15 +179,17 @@ def run_case(case: Case, work: Path, core_of: Callable[[AccelConfig], Simulation
 
 def compare_machine(case: Case) -> list[PictureComparison]:
     """Run the case's pictures on one machine that starts with garbage in its memories, in a random legal order."""
-    program = compile_network(case.network, case.config, taps=True)
+    program = compile_network(case.network, case.config, taps=True, pictures=case.batch)
     rng = np.random.default_rng(len(program.descriptors))
     machine = Machine(case.config, rng)
     comparisons = []
-    for index, picture_u8 in enumerate(case.pictures_u8):
-        result, output = machine.run_picture(program, patchify(case.network, picture_u8)[1:], shuffle=rng)
+    for first in range(0, len(case.pictures_u8), case.batch):
+        indices = range(first, first + case.batch)
+        patches_i8 = [patchify(case.network, case.pictures_u8[index])[1:] for index in indices]
+        result, output = machine.run_pictures(program, *patches_i8, shuffle=rng)
         error = "" if result.error is ErrorCode.NONE else f"{result.error.name} in descriptor {result.error_index}"
         outcome = Outcome(output=output, token_counts=tuple(result.token_counts), error=error)
-        comparisons.append(compare(index, case.network, picture_u8, program, outcome))
+        comparisons += [compare(index, case.network, case.pictures_u8[index], program, outcome) for index in indices]
     return comparisons
 
 
@@ -221,6 +238,7 @@ def summarise_runs(seed: int, pool: list[AccelConfig], results: list[dict[str, A
         "hangs": sum(result["hangs"] for result in results),
         "pictures": sum(result["pictures"] for result in results),
         "layers_compared": sum(result["layers_compared"] for result in results),
+        "shared_runs": sum(result["batch"] > 1 for result in results),
         "stalled_runs": sum(result["stall_seed"] is not None for result in results),
         "thresholds": {kind.value: sum(r["thresholds"] == kind.value for r in results) for kind in Thresholds},
         "token_counts_seen": sorted(counts),

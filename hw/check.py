@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hw.config import AccelConfig
 from hw.dependency import Footprint, Space, Span, footprints, memory_word_bytes, space_words
-from hw.isa import UNIT_OF, Descriptor, Drain, Memory, Opcode, Region, Unit
+from hw.isa import UNIT_OF, WITHOUT_PICTURE, Descriptor, Drain, Memory, Opcode, Region, Unit
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.tiling import TRANSFER_BYTES
 from quant.fixed import SHIFT_MAX
@@ -33,9 +33,9 @@ FIELDS: dict[Opcode, set[str]] = {
     Opcode.STORE: _TRANSFER | {"src_base"},
     Opcode.KEYS: _SOURCE | _TARGET,
     Opcode.VALUES: _SOURCE | _TARGET,
-    Opcode.GEMM: _SOURCE | _TARGET | {"mode", "aux_base", "aux_stride", "rows", "cols"},
+    Opcode.GEMM: _SOURCE | _TARGET | {"mode", "aux_base", "aux_stride", "rows", "cols", "first_tile"},
     Opcode.BEGIN: {"rows"},
-    Opcode.LAYER_NORM: _SOURCE | _TARGET | {"param_base", "dim", "shift", "eps", "rows"},
+    Opcode.LAYER_NORM: _SOURCE | _TARGET | {"param_base", "dim", "shift", "eps", "rows", "first_tile"},
     Opcode.SOFTMAX: {"src_base", "src_stride", "row_base", "mult", "shift"} | _TARGET,
     Opcode.UNIFORM: {"dst_base", "row_base", "mult", "shift"},
     Opcode.SELECT: {"src_base", "src_stride", "aux_base", "aux_stride", "heads", "threshold"},
@@ -71,11 +71,12 @@ def check_program(program: Program, config: AccelConfig) -> None:
         Region.INPUT: program.input_bytes,
         Region.OUTPUT: program.output_bytes,
     }
-    tokens = 0
+    begun: set[int] = set()
     for index, descriptor in enumerate(descriptors):
         _check_fields(index, descriptor)
-        tokens = descriptor.rows if descriptor.opcode == Opcode.BEGIN else tokens
-        _check_values(index, descriptor, config, region_bytes, tokens)
+        if descriptor.opcode == Opcode.BEGIN:
+            begun.add(descriptor.picture)
+        _check_values(index, descriptor, config, region_bytes, descriptor.picture in begun)
     accesses = list(footprints(descriptors, config))
     for index, access in enumerate(accesses):
         _check_addresses(index, descriptors[index], access, config)
@@ -93,6 +94,8 @@ def _check_fields(index: int, descriptor: Descriptor) -> None:
         raise ValueError(f"opcode of descriptor {index} must be an Opcode, not {descriptor.opcode!r}")
     opcode = Opcode(descriptor.opcode)
     allowed = _ALWAYS | FIELDS[opcode]
+    if opcode not in WITHOUT_PICTURE:
+        allowed.add("picture")
     if opcode is Opcode.GEMM:
         if descriptor.mode not in list(Drain):
             raise ValueError(f"mode of descriptor {index} must be a Drain, not {descriptor.mode!r}")
@@ -103,7 +106,7 @@ def _check_fields(index: int, descriptor: Descriptor) -> None:
 
 
 def _check_values(
-    index: int, descriptor: Descriptor, config: AccelConfig, region_bytes: dict[Region, int], tokens: int
+    index: int, descriptor: Descriptor, config: AccelConfig, region_bytes: dict[Region, int], has_begun: bool
 ) -> None:
     """Check the values that are no addresses: what each unit was proven for."""
     d, opcode = descriptor, Opcode(descriptor.opcode)
@@ -112,6 +115,7 @@ def _check_values(
         if not is_legal:
             raise ValueError(f"{name} of descriptor {index} ({opcode.name}) must be {what}, not {getattr(d, name)!r}")
 
+    require("picture", d.picture < config.pictures, f"below {config.pictures}")
     if opcode in (Opcode.LOAD, Opcode.STORE):
         is_load = opcode is Opcode.LOAD
         memories = [Memory.ACT, Memory.WIDE, *([Memory.WEIGHT, Memory.PARAM] if is_load else [Memory.TOKEN])]
@@ -126,8 +130,8 @@ def _check_values(
     elif opcode is Opcode.BEGIN:
         require("rows", 1 <= d.rows <= config.max_tokens, f"in 1..{config.max_tokens}")
     elif opcode is not Opcode.END:
-        if not tokens:
-            raise ValueError(f"descriptor {index} ({opcode.name}) must come after a BEGIN")
+        if not has_begun:
+            raise ValueError(f"descriptor {index} ({opcode.name}) must come after a BEGIN of picture {d.picture}")
         require("rows", d.rows <= config.max_tokens, f"at most {config.max_tokens}")
         if opcode in (Opcode.SOFTMAX, Opcode.UNIFORM, Opcode.LAYER_NORM):
             require("shift", d.shift <= ROW_SCALE_SHIFT_MAX, f"at most {ROW_SCALE_SHIFT_MAX}")
@@ -174,41 +178,49 @@ def check_order(descriptors: Sequence[Descriptor], accesses: Sequence[Footprint]
     """Prove that the waits order every two descriptors of different units of which one writes what the other touches.
 
     The happens-before relation is the transitive closure of each unit's own order and of the waits, as vector clocks.
+    GEMM starts a descriptor before the one before is complete, so there a wait must also order a read after a write.
     Raises ValueError for a wait that nothing before it can satisfy, or for a pair that is not ordered.
     """
     clocks: list[list[int]] = []  # of each descriptor: how many of each unit are complete when it is, itself included
+    starts: list[list[int]] = []  # and when it starts
     of_unit: dict[Unit, list[int]] = {unit: [] for unit in Unit}
     words = [(_word_sets(access.reads), _word_sets(access.writes)) for access in accesses]
     for index, descriptor in enumerate(descriptors[:-1]):  # END waits for every unit by itself
         unit = UNIT_OF[Opcode(descriptor.opcode)]
-        predecessors = of_unit[unit][-1:]
+        is_overlapping = unit is Unit.GEMM
+        own = of_unit[unit][-1:]
+        known = [(starts if is_overlapping else clocks)[earlier] for earlier in own]
         for other, wait in zip(Unit, descriptor.waits, strict=True):
-            limit = 0 if other is unit else len(of_unit[other])
+            limit = 0 if other is unit and not is_overlapping else len(of_unit[other])
             if wait > limit:
                 raise ValueError(
                     f"wait_{other.name.lower()} of descriptor {index} must be in 0..{limit}, what precedes it in the "
                     f"program, not {wait}"
                 )
-            predecessors += of_unit[other][wait - 1 : wait]
-        clock = [max((clocks[earlier][other] for earlier in predecessors), default=0) for other in Unit]
+            known += [clocks[earlier] for earlier in of_unit[other][wait - 1 : wait]]
+        start = [max((clock[other] for clock in known), default=0) for other in Unit]
         for other in Unit:
-            for earlier in of_unit[other][clock[other] :] if other is not unit else ():
-                space = _conflict(words[earlier], words[index])
+            for earlier in of_unit[other][start[other] :]:
+                space = _conflict(words[earlier], words[index], is_same_unit=other is unit)
                 if space is not None:
                     raise ValueError(
                         f"descriptor {index} must wait for descriptor {earlier}: one writes what the other touches in "
                         f"{space.name}"
                     )
+        starts.append(start)
+        clocks.append([max([start[other], *(clocks[earlier][other] for earlier in own)]) for other in Unit])
         of_unit[unit].append(index)
-        clock[unit] = len(of_unit[unit])
-        clocks.append(clock)
+        clocks[-1][unit] = len(of_unit[unit])
 
 
-def _conflict(first: tuple[WordSets, WordSets], second: tuple[WordSets, WordSets]) -> Space | None:
-    """Return a space in which one (reads, writes) pair writes a word that the other reads or writes."""
+def _conflict(first: tuple[WordSets, WordSets], second: tuple[WordSets, WordSets], is_same_unit: bool) -> Space | None:
+    """Return a space in which one (reads, writes) pair writes a word that the other reads or writes.
+
+    Of two descriptors of a unit only a read of what the first writes is a conflict: their writes are in order.
+    """
     for space in Space:
         reads, writes = first[0][space], first[1][space]
         other_reads, other_writes = second[0][space], second[1][space]
-        if writes & (other_reads | other_writes) or reads & other_writes:
+        if writes & other_reads or (not is_same_unit and other_writes & (reads | writes)):
             return space
     return None

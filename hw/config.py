@@ -19,7 +19,8 @@ class AccelConfig:
 
     rows R token rows, columns C output channels, depth K dot-product depth: R*C*K MACs per cycle. R divides K and
     K divides C, all powers of two, R >= 2 (a DSP serves a pair of rows). *_words are memory depths in that memory's
-    own words; max_tokens bounds the token count. axi_bytes is the width of each of axi_ports AXI4 masters.
+    own words; max_tokens bounds the token count of a picture, pictures how many of them one program may work on.
+    axi_bytes is the width of each of axi_ports AXI4 masters.
     """
 
     rows: int
@@ -30,6 +31,7 @@ class AccelConfig:
     weight_words: int
     param_words: int
     max_tokens: int
+    pictures: int = 1
     axi_bytes: int = 16
     axi_ports: int = 1
 
@@ -52,6 +54,8 @@ class AccelConfig:
                 raise ValueError(f"{name} must be in 16..65535, not {value!r}")
         if not 2 <= self.max_tokens <= 256:
             raise ValueError(f"max_tokens must be in 2..256, not {self.max_tokens!r}")
+        if not 1 <= self.pictures <= 8:
+            raise ValueError(f"pictures must be in 1..8, not {self.pictures!r}")
         if not 1 <= self.axi_ports <= 4:
             raise ValueError(f"axi_ports must be in 1..4, not {self.axi_ports!r}")
 
@@ -71,9 +75,14 @@ class AccelConfig:
         return 2 * self.row_tiles
 
     @property
+    def token_stride(self) -> int:
+        """Words of TOKEN from the list of one picture to the next: a power of two of whole 64-byte blocks."""
+        return max(1 << (self.max_tokens - 1).bit_length(), 32)
+
+    @property
     def token_words(self) -> int:
-        """Words of the TOKEN memory: max_tokens in whole 64-byte blocks, as a STORE moves them."""
-        return -(-self.max_tokens // 32) * 32
+        """Words of the TOKEN memory: a list for each picture."""
+        return self.pictures * self.token_stride
 
     @property
     def act_bytes(self) -> int:
@@ -128,6 +137,7 @@ CONFIGS: dict[str, AccelConfig] = {
         weight_words=2048,
         param_words=512,
         max_tokens=64,
+        pictures=4,
         axi_bytes=8,
     ),
     # The demo: 256 MACs, large enough to show tiling, small enough to build in a minute.
@@ -140,17 +150,19 @@ CONFIGS: dict[str, AccelConfig] = {
         weight_words=2048,
         param_words=256,
         max_tokens=64,
+        pictures=4,
     ),
-    # ZCU102 (912 BRAM36): 2048 MACs, 752 blocks of memory at 4 KiB each; holds DeiT-Tiny and DeiT-Small.
+    # ZCU102 (912 BRAM36): 2048 MACs, 784 blocks of memory at 4 KiB each; DeiT-Tiny in batches of 8, DeiT-Base in ones.
     "zcu102_2048": AccelConfig(
         rows=8,
         columns=32,
         depth=8,
-        act_words=8192,
-        wide_words=3072,
-        weight_words=8192,
+        act_words=12288,
+        wide_words=6144,
+        weight_words=6144,
         param_words=1024,
         max_tokens=256,
+        pictures=8,
         axi_ports=4,
     ),
     # The same memories in words twice as wide: 4096 MACs, the cheapest array of that size.
@@ -158,11 +170,12 @@ CONFIGS: dict[str, AccelConfig] = {
         rows=8,
         columns=32,
         depth=16,
-        act_words=4096,
-        wide_words=1536,
-        weight_words=4096,
+        act_words=6144,
+        wide_words=3072,
+        weight_words=3072,
         param_words=512,
         max_tokens=256,
+        pictures=8,
         axi_ports=4,
     ),
 }

@@ -69,9 +69,9 @@ class CycleEstimate:
 
 
 def estimate(program: Program, token_counts: Sequence[int], memory: MemoryModel) -> CycleEstimate:
-    """Estimate one picture. token_counts[i] is the live count after selector i, package included.
+    """Estimate one run. token_counts[i] is the live count after COMPACT i, package included: those of picture 0 first.
 
-    Raises ValueError if there are not as many counts as selectors, or one is impossible.
+    Raises ValueError if there are not as many counts as COMPACTs, or one is impossible.
     """
     config = program.config
     spans, cycles, units = replay(program.descriptors, token_counts, config, memory)
@@ -91,7 +91,12 @@ def _macs(descriptor: Descriptor, live: int, config: AccelConfig) -> int:
     """Return the products of a GEMM; 0 for every other opcode."""
     if descriptor.opcode != Opcode.GEMM:
         return 0
-    return (descriptor.rows or live) * (descriptor.cols or live) * gemm_steps(descriptor, live, config) * config.depth
+    return (
+        descriptor.covered_rows(live, config.rows)
+        * (descriptor.cols or live)
+        * gemm_steps(descriptor, live, config)
+        * config.depth
+    )
 
 
 def replay(
@@ -114,21 +119,22 @@ def live_tokens(descriptors: Sequence[Descriptor], token_counts: Sequence[int]) 
     compacts = sum(descriptor.opcode == Opcode.COMPACT for descriptor in descriptors)
     if len(token_counts) != compacts:
         raise ValueError(f"token_counts must have one count for each of {compacts} selectors, not {len(token_counts)}")
-    result, live, has_package = [], 0, False
-    remaining = iter(token_counts)
+    result = []
+    lives: dict[int, int] = {}
+    packages: dict[int, bool] = {}
     for descriptor in descriptors[:-1]:
+        picture = descriptor.picture
+        live = lives.get(picture, 0)
         is_merging = False
         if descriptor.opcode == Opcode.COMPACT:
-            after = next(remaining)
+            after = token_counts[descriptor.index]
             if not min(2, live) <= after <= live:
                 raise ValueError(f"token_counts must be in 2..{live} after {live} tokens, not {after!r}")
-            is_merging = has_package or after < live
-            result.append(Tokens(live, is_merging))
-            live, has_package = after, is_merging
-            continue
-        result.append(Tokens(live))
-        if descriptor.opcode == Opcode.BEGIN:
-            live, has_package = descriptor.rows, False
+            is_merging = packages[picture] or after < live
+            lives[picture], packages[picture] = after, is_merging
+        elif descriptor.opcode == Opcode.BEGIN:
+            lives[picture], packages[picture] = descriptor.rows, False
+        result.append(Tokens(live, is_merging))
     return result
 
 

@@ -65,7 +65,6 @@ class Footprint:
     writes: tuple[Span, ...] = ()
 
 
-LIVE = Span(Space.LIVE, 0)
 DECISION = Span(Space.DECISION, 0)
 
 
@@ -78,7 +77,7 @@ def space_words(config: AccelConfig) -> dict[Space, int]:
         Space.PARAM: config.param_words,
         Space.TOKEN: config.token_words,
         Space.ROW_SCALE: config.row_scale_words,
-        Space.LIVE: 1,
+        Space.LIVE: config.pictures,
         Space.DECISION: 1,
     }
 
@@ -93,6 +92,7 @@ def footprint(descriptor: Descriptor, config: AccelConfig, tokens: int) -> Footp
     """Return what a descriptor may read and write while at most `tokens` tokens are live."""
     d, opcode = descriptor, Opcode(descriptor.opcode)
     tiles, token_words = ceil_div(tokens, config.rows), ceil_div(tokens, config.depth)
+    live, token_list = Span(Space.LIVE, d.picture), d.picture * config.token_stride
     if opcode is Opcode.END:
         return Footprint()
     if opcode is Opcode.LOAD:
@@ -100,33 +100,33 @@ def footprint(descriptor: Descriptor, config: AccelConfig, tokens: int) -> Footp
     if opcode is Opcode.STORE:
         return Footprint(reads=(Span(Space(d.memory), d.src_base, d.length // memory_word_bytes(d.memory, config)),))
     if opcode is Opcode.BEGIN:
-        return Footprint(writes=(LIVE, Span(Space.TOKEN, 0, d.rows)))
+        return Footprint(writes=(live, Span(Space.TOKEN, token_list, d.rows)))
     if opcode is Opcode.GEMM:
         return _gemm_footprint(d, config, tokens)
     if opcode is Opcode.LAYER_NORM:
-        rows = ceil_div(d.rows, config.rows) if d.rows else tiles
-        reads = (_source(d, Space.WIDE, d.src_words, rows), Span(Space.PARAM, d.param_base, d.src_words))
-        return Footprint(reads if d.rows else (*reads, LIVE), (_target(d, Space.ACT, d.src_words, rows),))
+        covered = ceil_div(d.covered_rows(tokens, config.rows), config.rows)
+        rows, params = _source(d, Space.WIDE, d.src_words, covered), Span(Space.PARAM, d.param_base, d.src_words)
+        return Footprint((rows, params, live), (_target(d, Space.ACT, d.src_words, covered),))
     source = _source(d, Space.ACT, d.src_words, tiles)
     if opcode is Opcode.KEYS:
         runs = ceil_div(tiles * config.rows, config.columns)
-        return Footprint((source, LIVE), (_target(d, Space.WEIGHT, d.src_words, runs),))
+        return Footprint((source, live), (_target(d, Space.WEIGHT, d.src_words, runs),))
     if opcode is Opcode.VALUES:
         runs = ceil_div(d.src_words * config.depth, config.columns)
-        return Footprint((source, LIVE), (_target(d, Space.WEIGHT, token_words, runs),))
+        return Footprint((source, live), (_target(d, Space.WEIGHT, token_words, runs),))
     if opcode is Opcode.SOFTMAX:
         scales = Span(Space.ROW_SCALE, d.row_base, tiles)
-        reads = (_source(d, Space.WIDE, token_words, tiles), LIVE)
+        reads = (_source(d, Space.WIDE, token_words, tiles), live)
         return Footprint(reads, (_target(d, Space.ACT, token_words, tiles), scales))
     if opcode is Opcode.UNIFORM:
         scales = Span(Space.ROW_SCALE, d.row_base, tiles)
-        return Footprint((LIVE,), (_target(d, Space.ACT, token_words, 1), scales))
+        return Footprint((live,), (_target(d, Space.ACT, token_words, 1), scales))
     if opcode is Opcode.SELECT:
         words = ceil_div(d.heads, config.depth)
         scores = (Span(Space.ACT, d.src_base, words, tiles, d.src_stride),)
         heads = (Span(Space.ACT, d.aux_base, words, tiles, d.aux_stride),)
-        return Footprint((*scores, *heads, LIVE), (DECISION,))
-    moved = (_source(d, Space.WIDE, d.src_words, tiles), Span(Space.TOKEN, 0, tokens), LIVE)
+        return Footprint((*scores, *heads, live), (DECISION,))
+    moved = (_source(d, Space.WIDE, d.src_words, tiles), Span(Space.TOKEN, token_list, tokens), live)
     return Footprint((*moved, DECISION), moved)  # COMPACT
 
 
@@ -140,11 +140,12 @@ def _target(d: Descriptor, space: Space, words: int, runs: int) -> Span:
 
 def _gemm_footprint(d: Descriptor, config: AccelConfig, tokens: int) -> Footprint:
     mode = Drain(d.mode)
-    tiles, columns = ceil_div(d.rows or tokens, config.rows), d.cols or tokens
+    tiles, columns = ceil_div(d.covered_rows(tokens, config.rows), config.rows), d.cols or tokens
     depth_words, out_words = d.src_words or ceil_div(tokens, config.depth), ceil_div(columns, config.depth)
     reads = [
         _source(d, Space.ACT, depth_words, tiles),
         Span(Space.WEIGHT, d.aux_base, depth_words, ceil_div(columns, config.columns), d.aux_stride),
+        Span(Space.LIVE, d.picture),
     ]
     target = _target(
         d, Space.WIDE if mode in (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE) else Space.ACT, out_words, tiles
@@ -155,24 +156,23 @@ def _gemm_footprint(d: Descriptor, config: AccelConfig, tokens: int) -> Footprin
         reads.append(Span(Space.PARAM, d.param_base, out_words))
     if mode is Drain.RESIDUAL:
         reads.append(target)
-    if not (d.rows and d.cols and d.src_words):
-        reads.append(LIVE)
     return Footprint(tuple(reads), (target,))
 
 
 def footprints(descriptors: Sequence[Descriptor], config: AccelConfig) -> Iterator[Footprint]:
-    """Yield the footprint of each descriptor; the largest live count is that of the last BEGIN."""
-    tokens = 0
+    """Yield the footprint of each descriptor; the largest live count is that of the picture's last BEGIN."""
+    tokens = dict.fromkeys(range(config.pictures), 0)
     for descriptor in descriptors:
         if descriptor.opcode == Opcode.BEGIN:
-            tokens = descriptor.rows
-        yield footprint(descriptor, config, tokens)
+            tokens[descriptor.picture] = descriptor.rows
+        yield footprint(descriptor, config, tokens[descriptor.picture])
 
 
 def add_waits(descriptors: Sequence[Descriptor], config: AccelConfig) -> list[Descriptor]:
-    """Return the descriptors with their waits: for each other unit, its last descriptor that touches a common word.
+    """Return the descriptors with their waits: for each unit, its last descriptor that touches a common word.
 
     A unit completes its descriptors in order, so waiting for the last one is waiting for all. Two reads never conflict.
+    A unit orders its own descriptors, but GEMM reads the operands of one while it still writes the results of others.
     Raises ValueError if a unit gets more descriptors than its counter can tell apart.
     """
     # For each space, unit and word: how many descriptors the unit had once it had last read or written the word.
@@ -188,11 +188,13 @@ def add_waits(descriptors: Sequence[Descriptor], config: AccelConfig) -> list[De
         needed = np.zeros(len(Unit), np.int64)
         reads = [(span.space, span.addresses()) for span in access.reads]
         writes = [(span.space, span.addresses()) for span in access.writes]
-        for space, words in reads + writes:
-            np.maximum(needed, last_write[space][:, words].max(axis=1), out=needed)
+        for space, words in reads:
+            np.maximum(needed, last_write[space][:, words].max(axis=1, initial=0), out=needed)
+        read_after_write = needed[unit]
         for space, words in writes:
-            np.maximum(needed, last_read[space][:, words].max(axis=1), out=needed)
-        needed[unit] = 0
+            np.maximum(needed, last_write[space][:, words].max(axis=1, initial=0), out=needed)
+            np.maximum(needed, last_read[space][:, words].max(axis=1, initial=0), out=needed)
+        needed[unit] = read_after_write if unit is Unit.GEMM else 0
         issued[unit] += 1
         if issued[unit] > MAX_UNIT_DESCRIPTORS:
             raise ValueError(f"a program must have at most {MAX_UNIT_DESCRIPTORS} descriptors of unit {unit.name}")

@@ -56,6 +56,9 @@ UNIT_OF: dict[Opcode, Unit] = {
 }
 """The unit that executes an opcode; END belongs to the sequencer."""
 
+WITHOUT_PICTURE = (Opcode.END, Opcode.LOAD, Opcode.STORE)
+"""Opcodes that do not look at what is known of a picture; its number must be 0 there."""
+
 
 class Drain(IntEnum):
     """What the GEMM drain does with an accumulator (field `mode` of GEMM)."""
@@ -131,8 +134,10 @@ FIELD_BITS: dict[str, int] = {
     "index": 16,
     "offset": 32,
     "length": 32,
+    "first_tile": 8,
+    "picture": 8,
 }
-"""Width of each descriptor field, packed from bit 0 upwards without gaps; the rest of the 512 bits is zero."""
+"""Width of each descriptor field, packed from bit 0 upwards without gaps; together they fill the 512 bits."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,8 @@ class Descriptor:
     index: int = 0
     offset: int = 0
     length: int = 0
+    first_tile: int = 0
+    picture: int = 0
 
     def __post_init__(self) -> None:
         for name, bits in FIELD_BITS.items():
@@ -182,6 +189,14 @@ class Descriptor:
         """Completed descriptors required of each unit, in the order of `Unit`."""
         return (self.wait_load, self.wait_operand, self.wait_gemm, self.wait_vector, self.wait_store)
 
+    def covered_rows(self, live: int, lanes: int) -> int:
+        """Return how many rows a GEMM or LAYER_NORM covers while `live` tokens are live; lanes is R.
+
+        The rows from row tile first_tile on: as many as `rows` says (0: all), and never more than there are.
+        """
+        left = max(live - self.first_tile * lanes, 0)
+        return min(self.rows, left) if self.rows else left
+
     def pack(self) -> bytes:
         """Return the 64 bytes, little endian."""
         word, position = 0, 0
@@ -192,7 +207,7 @@ class Descriptor:
 
     @classmethod
     def unpack(cls, data: bytes) -> Descriptor:
-        """Inverse of pack. Raises ValueError if data is not 64 bytes or has bits outside the fields."""
+        """Inverse of pack. Raises ValueError if data is not 64 bytes."""
         if len(data) != DESCRIPTOR_BYTES:
             raise ValueError(f"descriptor must have {DESCRIPTOR_BYTES} bytes, not {len(data)}")
         word = int.from_bytes(data, "little")
@@ -200,10 +215,8 @@ class Descriptor:
         for name, bits in FIELD_BITS.items():
             values[name] = word & ((1 << bits) - 1)
             word >>= bits
-        if word:
-            raise ValueError("descriptor has bits set outside its fields")
         return cls(**values)
 
 
 assert tuple(field.name for field in fields(Descriptor)) == tuple(FIELD_BITS)
-assert sum(FIELD_BITS.values()) <= 8 * DESCRIPTOR_BYTES
+assert sum(FIELD_BITS.values()) == 8 * DESCRIPTOR_BYTES

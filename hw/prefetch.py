@@ -37,53 +37,70 @@ def place_weights(steps: Sequence[Step], config: AccelConfig, weight_base: int, 
     """Insert the LOADs of all chunks and fill in param_base and aux_base of the steps that use them.
 
     WEIGHT from weight_base on and all of PARAM are rings: a chunk is loaded as soon, in program order, as its words
-    are free. image is the start of the WEIGHTS region, already in use; chunks follow it. Every chunk must fit an
-    empty ring.
+    are free, and stays until the last step that uses it. image is the start of the WEIGHTS region, already in use;
+    chunks follow it. Every chunk must fit an empty ring. Raises ValueError if chunks that are used by turns do not fit
+    a ring together.
     """
     placement = Placement(bytearray(image))
+    sizes = {
+        Memory.WEIGHT: ring_words(config.weight_words - weight_base, config.weight_bytes),
+        Memory.PARAM: ring_words(config.param_words, config.param_bytes),
+    }
     rings = {
-        Memory.WEIGHT: Ring(weight_base, ring_words(config.weight_words - weight_base, config.weight_bytes)),
-        Memory.PARAM: Ring(0, ring_words(config.param_words, config.param_bytes)),
+        Memory.WEIGHT: Ring(weight_base, sizes[Memory.WEIGHT]),
+        Memory.PARAM: Ring(0, sizes[Memory.PARAM]),
     }
     word_bytes = {Memory.WEIGHT: config.weight_bytes, Memory.PARAM: config.param_bytes}
-    waiting = deque((step.chunk, step.layer) for step in steps if step.chunk)
-    placed: deque[dict[Memory, int]] = deque()
+    last_step = {id(step.chunk): index for index, step in enumerate(steps)}
+    waiting = deque({id(step.chunk): (step.chunk, step.layer) for step in steps if step.chunk}.values())
+    placed: dict[int, dict[Memory, int]] = {}  # base of each chunk in each ring
+    held: dict[Memory, deque[int]] = {memory: deque() for memory in rings}
 
-    def load_next() -> None:
-        """Load the next chunk if it fits."""
+    def load_next() -> Memory | None:
+        """Load the next chunk if it fits; return the memory in which it does not."""
         chunk, layer = waiting[0]
         parts = _parts(chunk)
         words = {memory: transfer_words(len(data) // word_bytes[memory], word_bytes[memory]) for memory, data in parts}
-        if all(rings[memory].fits(count) for memory, count in words.items()):
-            waiting.popleft()
-            placed.append({memory: rings[memory].take(count) for memory, count in words.items()})
-            for memory, data in parts:
-                length = words[memory] * word_bytes[memory]
-                placement.append(
-                    Descriptor(
-                        Opcode.LOAD,
-                        memory=memory,
-                        region=Region.WEIGHTS,
-                        offset=len(placement.image),
-                        length=length,
-                        dst_base=placed[-1][memory],
-                    ),
-                    layer,
-                )
-                placement.image += data.ljust(round_up(length, TRANSFER_BYTES), b"\0")
+        for memory, count in words.items():
+            if not rings[memory].fits(count):
+                return memory
+        waiting.popleft()
+        bases = placed[id(chunk)] = {memory: rings[memory].take(count) for memory, count in words.items()}
+        for memory, data in parts:
+            held[memory].append(id(chunk))
+            length = words[memory] * word_bytes[memory]
+            placement.append(
+                Descriptor(
+                    Opcode.LOAD,
+                    memory=memory,
+                    region=Region.WEIGHTS,
+                    offset=len(placement.image),
+                    length=length,
+                    dst_base=bases[memory],
+                ),
+                layer,
+            )
+            placement.image += data.ljust(round_up(length, TRANSFER_BYTES), b"\0")
+        return None
 
     load_next()  # the array can start on the first row part that follows
-    for step in steps:
-        if step.chunk and not placed:
-            load_next()
-        bases = placed.popleft() if step.chunk else {}
+    for index, step in enumerate(steps):
+        while step.chunk and id(step.chunk) not in placed:
+            if full := load_next():
+                raise ValueError(
+                    f"{full.name.lower()}_words must hold {step.layer} beside the layers that take turns with it, "
+                    f"not {len(held[full])} chunks of them in {sizes[full]} words"
+                )
+        bases = placed[id(step.chunk)] if step.chunk else {}
         addresses = {_BASE_FIELDS[memory]: base for memory, base in bases.items()}
         for descriptor in step.descriptors:
             placement.append(replace(descriptor, **addresses), step.layer)
         if not step.chunk:
             continue
         for memory in bases:
-            rings[memory].release()
+            while held[memory] and last_step[held[memory][0]] <= index:
+                held[memory].popleft()
+                rings[memory].release()
         for _ in range(min(LOADS_AHEAD, len(waiting))):
             load_next()
     return placement

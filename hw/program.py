@@ -1,11 +1,12 @@
 """The compiler: integer network + AccelConfig -> program, memory images, and how to read the results.
 
-The order of the work is in hw/layers.py and hw/selection.py, the placement of weights in hw/prefetch.py, and the waits
-in hw/dependency.py.
+The order of the work is in hw/layers.py, hw/attention.py and hw/selection.py, the placement of weights in
+hw/prefetch.py, and the waits in hw/dependency.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,14 @@ from hw.check import check_program
 from hw.config import AccelConfig
 from hw.dependency import add_waits
 from hw.isa import Descriptor, Memory, Opcode
-from hw.layers import OperandBuffers, Site, add_block, add_embedding, add_head
+from hw.layers import add_block, add_embedding, add_head
 from hw.prefetch import place_weights, ring_words
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.schedule import Schedule
 from hw.selection import add_selector
+from hw.site import OperandBuffers, Site
 from hw.taps import Tap
-from hw.tiling import Channels, ceil_div, transfer_words
+from hw.tiling import TRANSFER_BYTES, Channels, ceil_div, round_up, transfer_words
 from hw.weights import pack_tokens
 from quant.config import NetworkConfig
 from quant.network import I8, I16, U16, IntegerNetwork
@@ -33,7 +35,7 @@ MAX_DIM = 1024
 
 @dataclass(frozen=True)
 class Program:
-    """Everything that a picture of one network needs on one accelerator.
+    """Everything that `pictures` pictures of one network need on one accelerator.
 
     weights is the image of the WEIGHTS region; input_bytes and output_bytes are the sizes of the other two. layers
     names the layer that each descriptor works for.
@@ -41,6 +43,7 @@ class Program:
 
     config: AccelConfig
     network_config: NetworkConfig
+    pictures: int
     descriptors: tuple[Descriptor, ...]
     weights: bytes
     input_bytes: int
@@ -52,28 +55,43 @@ class Program:
         """Return the descriptors as they lie in DDR."""
         return b"".join(descriptor.pack() for descriptor in self.descriptors)
 
-    def pack_input(self, patches_i8: I8) -> bytes:
-        """Return the INPUT region of a picture: patches_i8 (num_patches, patch_dim); the CLS row is added as zeros.
+    def pack_input(self, *patches_i8: I8) -> bytes:
+        """Return the INPUT region: of each picture (num_patches, patch_dim); the CLS row is added as zeros.
 
-        Raises ValueError if the shape or type is another.
+        Raises ValueError if the number of pictures, a shape or a type is another.
         """
+        if len(patches_i8) != self.pictures:
+            raise ValueError(f"patches_i8 must be those of {self.pictures} pictures, not {len(patches_i8)}")
+        return b"".join(self._pack_picture(each_i8) for each_i8 in patches_i8)
+
+    def _pack_picture(self, patches_i8: I8) -> bytes:
         shape = (self.network_config.num_patches, self.network_config.patch_dim)
         if patches_i8.shape != shape or patches_i8.dtype != np.int8:
             raise ValueError(f"patches_i8 must be int8 {shape}, not {patches_i8.dtype} {patches_i8.shape}")
-        return pack_tokens(np.pad(patches_i8, ((1, 0), (0, 0))), self.config).ljust(self.input_bytes, b"\0")
+        packed = pack_tokens(np.pad(patches_i8, ((1, 0), (0, 0))), self.config)
+        return packed.ljust(self.input_bytes // self.pictures, b"\0")
 
-    def logits(self, output: bytes) -> I16:
-        """Return the (num_classes,) logits of the OUTPUT region."""
-        logits_i16: I16 = _logits_tap(self.network_config, self.config).read(output, 1, self.config)[0]
+    def token_counts(self, counts: Sequence[int], picture: int = 0) -> tuple[int, ...]:
+        """Return a picture's live count after each selector, from those of the TOKENS registers."""
+        selectors = len(self.network_config.selectors)
+        return tuple(counts[picture * selectors : (picture + 1) * selectors])
+
+    def logits(self, output: bytes, picture: int = 0) -> I16:
+        """Return the (num_classes,) logits of a picture in the OUTPUT region."""
+        logits_i16: I16 = _logits_tap(self.network_config, self.config, picture).read(output, 1, self.config)[0]
         return logits_i16
 
-    def tokens(self, output: bytes, count: int) -> U16:
+    def tokens(self, output: bytes, count: int, picture: int = 0) -> U16:
         """Return the `count` tokens that reached the last block: CLS is 0, patch p is p + 1, the package 65535."""
-        offset = _logits_bytes(self.network_config, self.config)
+        tap = _logits_tap(self.network_config, self.config, picture)
+        offset = tap.offset + _logits_bytes(self.network_config, self.config)
         return np.frombuffer(output, "<u2", count, offset).astype(np.uint16)
 
-    def read_tap(self, tap: Tap, output: bytes, token_counts: list[int]) -> NDArray[Any]:
-        """Return the array that the golden model calls tap.name. token_counts[i] is the live count after selector i."""
+    def read_tap(self, tap: Tap, output: bytes, token_counts: Sequence[int]) -> NDArray[Any]:
+        """Return the array that the golden model calls tap.name.
+
+        token_counts[i] is the live count of the tap's picture after selector i.
+        """
         live = token_counts[tap.stage - 1] if tap.stage else self.network_config.num_tokens
         return tap.read(output, live, self.config)
 
@@ -83,19 +101,21 @@ def _logits_bytes(network: NetworkConfig, config: AccelConfig) -> int:
     return transfer_words(words, config.wide_bytes) * config.wide_bytes
 
 
-def _logits_tap(network: NetworkConfig, config: AccelConfig) -> Tap:
-    """Return the tap of the logits, which a program always stores, at the start of OUTPUT."""
+def _logits_tap(network: NetworkConfig, config: AccelConfig, picture: int) -> Tap:
+    """Return the tap of the logits, which a program always stores, with the live tokens, at the start of OUTPUT."""
     classes = Channels.dense(network.num_classes)
-    return Tap("head", 0, Memory.WIDE, "int16", 0, classes.words(config.depth), classes.positions, rows=1)
+    offset = picture * (_logits_bytes(network, config) + round_up(2 * network.num_tokens, TRANSFER_BYTES))
+    return Tap("head", picture, 0, Memory.WIDE, "int16", offset, classes.words(config.depth), classes.positions, rows=1)
 
 
-def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = False) -> Program:
+def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = False, pictures: int = 1) -> Program:
     """Compile a network for an accelerator; with taps, every layer's result is stored for comparison.
 
+    One run of the program takes `pictures` pictures, and reads the weights once for all of them.
     Raises ValueError, with the numbers, if the network does not fit a memory or a limit of the accelerator.
     """
     topology = network.config
-    _check_limits(topology, config)
+    _check_limits(topology, config, pictures)
     operands = OperandBuffers.of(topology, config)
     if operands.words >= config.weight_words:
         raise ValueError(
@@ -103,22 +123,27 @@ def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = F
             f"{topology.num_tokens} tokens, not {config.weight_words}"
         )
     weight_ring = ring_words(config.weight_words - operands.words, config.weight_bytes)
-    schedule = Schedule(config, topology.num_tokens, weight_ring, taps)
-    logits_offset = schedule.reserve_output(_logits_bytes(topology, config))
-    tokens_offset = schedule.reserve_output(2 * topology.num_tokens)
-    residual = schedule.take(Memory.WIDE, topology.embed_dim // config.depth)
-    logits = schedule.take(Memory.WIDE, ceil_div(topology.num_classes, config.depth), rows=1)
-    uniform = schedule.take(Memory.ACT, ceil_div(topology.num_tokens, config.depth), rows=1)
-
-    site = Site(schedule, topology, operands, residual, uniform)
-    add_embedding(site, network.patch_embed)
+    schedule = Schedule(config, topology.num_tokens, weight_ring, taps, pictures)
+    results = [
+        (schedule.output.reserve(_logits_bytes(topology, config)), schedule.output.reserve(2 * topology.num_tokens))
+        for _ in range(pictures)
+    ]
+    residuals = [schedule.take(Memory.WIDE, topology.embed_dim // config.depth) for _ in range(pictures)]
+    uniforms = [schedule.take(Memory.ACT, ceil_div(topology.num_tokens, config.depth), rows=1) for _ in residuals[:2]]
+    sites = [
+        Site(schedule.of_picture(picture), topology, operands, residual, uniforms[picture % 2])
+        for picture, residual in enumerate(residuals)
+    ]
+    add_embedding(sites, network.patch_embed)
+    selectors = iter(network.selectors)
     for number, block in enumerate(network.blocks):
         if number in topology.selectors:
-            add_selector(site, network.selectors[schedule.stage])
-        add_block(site, block, f"blocks.{number}")
-    add_head(site, network.norm, network.head, logits)
-    schedule.store("head", logits, logits_offset)
-    schedule.store_tokens("head", tokens_offset)
+            add_selector(sites, next(selectors))
+        add_block(sites, block, f"blocks.{number}")
+    logits = add_head(sites, network.norm, network.head)
+    for site, result, (logits_offset, tokens_offset) in zip(sites, logits, results, strict=True):
+        site.schedule.store("head", result, logits_offset)
+        site.schedule.store_tokens("head", tokens_offset)
     schedule.emit("end", Opcode.END)
 
     for memory, available in ((Memory.ACT, config.act_words), (Memory.WIDE, config.wide_words)):
@@ -126,23 +151,28 @@ def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = F
         if needed > available:
             raise ValueError(
                 f"{memory.name.lower()}_words must be at least {needed} for {topology.num_tokens} tokens of "
-                f"{topology.embed_dim} channels, not {available}"
+                f"{topology.embed_dim} channels{_of(pictures)}, not {available}"
             )
     position = pack_tokens(network.position_i16, config)
-    image = position.ljust(schedule.transfer_bytes(residual), b"\0")
+    image = position.ljust(schedule.transfer_bytes(residuals[0]), b"\0")
     placement = place_weights(schedule.steps, config, operands.words, image)
     program = Program(
         config=config,
         network_config=topology,
+        pictures=pictures,
         descriptors=tuple(add_waits(placement.descriptors, config)),
         weights=bytes(placement.image),
-        input_bytes=_input_bytes(topology, config),
-        output_bytes=schedule.output_bytes,
+        input_bytes=pictures * _input_bytes(topology, config),
+        output_bytes=schedule.output.size,
         layers=tuple(placement.layers),
-        taps=(*schedule.taps, _logits_tap(topology, config)) if taps else (),
+        taps=(*schedule.taps, *(_logits_tap(topology, config, site.picture) for site in sites)) if taps else (),
     )
     check_program(program, config)
     return program
+
+
+def _of(pictures: int) -> str:
+    return f" of {pictures} pictures" if pictures > 1 else ""
 
 
 def _input_bytes(network: NetworkConfig, config: AccelConfig) -> int:
@@ -150,7 +180,9 @@ def _input_bytes(network: NetworkConfig, config: AccelConfig) -> int:
     return transfer_words(tiles * words, config.act_bytes) * config.act_bytes
 
 
-def _check_limits(network: NetworkConfig, config: AccelConfig) -> None:
+def _check_limits(network: NetworkConfig, config: AccelConfig, pictures: int) -> None:
+    if not 1 <= pictures <= config.pictures:
+        raise ValueError(f"pictures must be in 1..{config.pictures}, not {pictures!r}")
     if network.embed_dim % config.depth:
         below = network.embed_dim // config.depth * config.depth
         fits = f"{below} or {below + config.depth}" if below else f"{config.depth}"
@@ -162,8 +194,9 @@ def _check_limits(network: NetworkConfig, config: AccelConfig) -> None:
         raise ValueError(f"embed_dim must be at most {MAX_DIM}, not {network.embed_dim}")
     if network.num_tokens > config.max_tokens:
         raise ValueError(f"max_tokens must be at least {network.num_tokens}, not {config.max_tokens}")
-    if len(network.selectors) > NUM_TOKEN_REGISTERS:
-        raise ValueError(f"selectors must be at most {NUM_TOKEN_REGISTERS}, not {len(network.selectors)}")
+    if pictures * len(network.selectors) > NUM_TOKEN_REGISTERS:
+        limit = NUM_TOKEN_REGISTERS // pictures
+        raise ValueError(f"selectors must be at most {limit}{_of(pictures)}, not {len(network.selectors)}")
     if network.num_heads > 255:
         raise ValueError(f"num_heads must be at most 255, not {network.num_heads}")
     norm_words = transfer_words(network.embed_dim // config.depth, config.param_bytes)

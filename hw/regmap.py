@@ -10,8 +10,8 @@ from hw.isa import Region, Unit
 ID_VALUE = 0x48565431
 """ASCII "HVT1": the ID register of every heatvit core."""
 
-NUM_TOKEN_REGISTERS = 8
-"""Live token counts kept per run; COMPACT writes the one that its `index` field names."""
+NUM_TOKEN_REGISTERS = 32
+"""Live token counts kept per run, of all pictures; COMPACT writes the one that its `index` field names."""
 
 
 class Access(Enum):
@@ -93,7 +93,10 @@ def _build() -> dict[str, Register]:
                 f"cycles in which the {unit.name.lower()} unit waited for another unit",
             ),
         ]
-    rows += [(f"TOKENS_{i}", Access.READ_ONLY, f"live tokens after selector {i}") for i in range(NUM_TOKEN_REGISTERS)]
+    rows += [
+        (f"TOKENS_{i}", Access.READ_ONLY, f"live tokens after COMPACT {i}: selector by selector, picture by picture")
+        for i in range(NUM_TOKEN_REGISTERS)
+    ]
     return {name: Register(name, 4 * i, access, text) for i, (name, access, text) in enumerate(rows)}
 
 

@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hw.isa import Drain, Opcode
-from hw.layers import Site
-from hw.schedule import Tensor, operand, result
+from hw.schedule import ROW_PARTS, Tensor, operand, result
+from hw.site import Site
 from hw.tiling import Channels, SelectorTiling
 from hw.weights import join_heads, pick, with_linear
 from quant.approx import gelu_constants
 from quant.network import GeluLayer, Selector
 
 
-def add_selector(site: Site, selector: Selector) -> None:
-    """One token selector; its index is the number of COMPACTs so far."""
-    schedule, name = site.schedule, f"selectors.{site.schedule.stage}"
-    tiling = SelectorTiling.of(site.network, site.depth)
-    by_head = Channels.dense(site.network.num_heads)
-    _add_ones(site, selector, name)
-    normed = site.add_norm(f"{name}.norm", selector.norm)
-    head_score = site.take(by_head)
-    _add_head_branch(site, selector, name, normed, head_score)
+def add_selector(sites: Sequence[Site], selector: Selector) -> None:
+    """One token selector for every picture; its index is the number of COMPACTs so far."""
+    name = f"selectors.{sites[0].schedule.stage}"
+    _add_ones(sites[0], selector, name)
+    normed = [site.add_norm(f"{name}.norm", selector.norm) for site in sites]
+    for site, source in zip(sites, normed, strict=True):
+        scores = _add_scores(site, selector, name, source)
+        for following in sites[site.picture + 1 : site.picture + 2]:
+            _add_ones(following, selector, name)  # before SELECT, which waits for the scores
+        _add_decision(site, selector, name, *scores)
 
-    feature = site.take(tiling.local)
-    _add_features(site, tiling, selector, name, normed, feature)
+
+def _add_ones(site: Site, selector: Selector, name: str) -> None:
+    """The ones of the pooled mean, which are the same for every row tile, and its row scales."""
+    site.schedule.emit(
+        f"{name}.pooled",
+        Opcode.UNIFORM,
+        dst_base=site.uniform.base,
+        row_base=site.row_scales(site.picture),
+        mult=selector.pool_mult,
+        shift=selector.pool_shift,
+    )
+
+
+def _add_scores(site: Site, selector: Selector, name: str, normed: Tensor) -> tuple[Tensor, Tensor]:
+    """Both branches; release `normed` and return the token scores and the head scores."""
+    schedule, tiling = site.schedule, SelectorTiling.of(site.network, site.depth)
+    by_head = Channels.dense(site.network.num_heads)
+    head_score, feature = site.take(by_head), site.take(tiling.local)
+    _add_local(site, tiling, selector, name, normed, feature)
+    _add_head_branch(site, selector, name, normed, head_score)  # beside the values of the last group
     schedule.release(normed)
+    _add_pooled(site, tiling, name, tiling.groups - 1, feature)
+    schedule.tap(f"{name}.local", feature, "int8", tiling.local)
+    schedule.tap(f"{name}.pooled", feature, "int8", tiling.pooled, rows=1)
+
     token1, token2, token_score = site.take(tiling.token1), site.take(tiling.token2), site.take(by_head)
     half, quarter = tiling.half_words, tiling.quarter_words
     inputs = Channels.dense(tiling.heads * tiling.half)
@@ -39,19 +64,7 @@ def add_selector(site: Site, selector: Selector) -> None:
     schedule.linear(f"{name}.token_score", Drain.SIGMOID, joined, operand(token2), token_score)
     schedule.tap(f"{name}.token_score", token_score, "uint8", by_head)
     schedule.release(feature, token1, token2)
-    _add_decision(site, selector, name, token_score, head_score)
-    schedule.release(token_score, head_score)
-
-
-def _add_ones(site: Site, selector: Selector, name: str) -> None:
-    """The ones of the pooled mean, which are the same for every row tile, and its row scales."""
-    site.schedule.emit(
-        f"{name}.pooled",
-        Opcode.UNIFORM,
-        dst_base=site.uniform.base,
-        mult=selector.pool_mult,
-        shift=selector.pool_shift,
-    )
+    return token_score, head_score
 
 
 def _add_head_branch(site: Site, selector: Selector, name: str, normed: Tensor, head_score: Tensor) -> None:
@@ -73,46 +86,46 @@ def _add_group(
     inputs: Channels,
     source: Tensor,
     target: Tensor,
+    parts: int = 1,
 ) -> None:
     """A per-head layer for one group of heads; `inputs` are the group's input channels, from the start of source."""
     linear = join_heads(pick(layer.linear, group * tiling.heads, tiling.heads), inputs)
     src = operand(source, inputs.words(site.depth))
-    site.schedule.gelu_linear(name, with_linear(layer, linear), src, target, gelu_constants(1.0))
+    site.schedule.gelu_linear(name, with_linear(layer, linear), src, target, gelu_constants(1.0), parts)
 
 
-def _add_features(
+def _add_local(
     site: Site, tiling: SelectorTiling, selector: Selector, name: str, normed: Tensor, feature: Tensor
 ) -> None:
-    """[local, pooled] of every group; the pooled mean is a product with ones, and every row gets a copy."""
-    schedule, operands, half = site.schedule, site.operands, tiling.half_words
+    """The local half of every group's features, and the pooled half of all groups but the last."""
+    schedule, half = site.schedule, tiling.half_words
     inputs = Channels.dense(tiling.heads * tiling.dim)
-
-    def add_local(group: int) -> None:
+    for group in range(tiling.groups):
         source, local = normed.part(group * inputs.words(site.depth)), feature.part(2 * group * half)
-        _add_group(site, tiling, selector.local, f"{name}.local", group, inputs, source, local)
-        schedule.emit(f"{name}.pooled", Opcode.VALUES, **operand(local, half), **operands.values_result(group))
+        parts = 1 if group else ROW_PARTS
+        _add_group(site, tiling, selector.local, f"{name}.local", group, inputs, source, local, parts)
+        values = site.operands.values_result(site.picture * tiling.groups + group)
+        schedule.emit(f"{name}.pooled", Opcode.VALUES, **operand(local, half), **values)
+        if group:
+            _add_pooled(site, tiling, name, group - 1, feature)
 
-    def add_pooled(group: int) -> None:
-        schedule.emit(
-            f"{name}.pooled",
-            Opcode.GEMM,
-            mode=Drain.ROW_SCALE,
-            src_base=site.uniform.base,  # a stride of 0: every row tile reads the same ones
-            **operands.values(group),
-            **result(feature.part((2 * group + 1) * half)),
-            cols=tiling.heads * tiling.half,
-        )
 
-    add_local(0)
-    for group in range(1, tiling.groups):
-        add_local(group)
-        add_pooled(group - 1)
-    add_pooled(tiling.groups - 1)
-    schedule.tap(f"{name}.local", feature, "int8", tiling.local)
-    schedule.tap(f"{name}.pooled", feature, "int8", tiling.pooled, rows=1)
+def _add_pooled(site: Site, tiling: SelectorTiling, name: str, group: int, feature: Tensor) -> None:
+    """The pooled mean of a group is a product with ones, and every row gets a copy."""
+    site.schedule.emit(
+        f"{name}.pooled",
+        Opcode.GEMM,
+        mode=Drain.ROW_SCALE,
+        src_base=site.uniform.base,  # a stride of 0: every row tile reads the same ones
+        **site.operands.values(site.picture * tiling.groups + group),
+        **result(feature.part((2 * group + 1) * tiling.half_words)),
+        cols=tiling.heads * tiling.half,
+        row_base=site.row_scales(site.picture),
+    )
 
 
 def _add_decision(site: Site, selector: Selector, name: str, token_score: Tensor, head_score: Tensor) -> None:
+    """SELECT and COMPACT; releases the scores."""
     schedule = site.schedule
     schedule.emit(
         f"{name}.keep_score",
@@ -124,7 +137,9 @@ def _add_decision(site: Site, selector: Selector, name: str, token_score: Tensor
         heads=site.network.num_heads,
         threshold=selector.threshold_u16,
     )
-    schedule.emit(f"{name}.package", Opcode.COMPACT, **operand(site.residual), index=schedule.stage)
+    schedule.release(token_score, head_score)
+    index = site.picture * len(site.network.selectors) + schedule.stage
+    schedule.emit(f"{name}.package", Opcode.COMPACT, **operand(site.residual), index=index)
     schedule.stage += 1
     schedule.tap_tokens(f"{name}.tokens")
     schedule.tap(f"{name}.package", site.residual, "int16", site.dense)

@@ -18,13 +18,15 @@ from hw.weights import unpack_tokens
 class Tap:
     """One layer result in the OUTPUT region, as the golden model names and shapes it.
 
-    offset is that of its first byte. stage counts the COMPACTs before it, so that the live token count is known. heads
+    offset is that of its first byte. stage counts the picture's COMPACTs before it, so that the live token count is
+    known. heads
     is 0 for (rows, channels), else the result is (heads, live, live) and head h is stored head_bytes after head h - 1.
     rows is 0 for the live tokens. row_words is the stored length of a row, positions its channels (empty: the live
     tokens). A result from TOKEN is the list of live tokens and uses none of these.
     """
 
     name: str
+    picture: int
     stage: int
     memory: Memory
     dtype: str

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from hw.config import AccelConfig
 
-QUEUE_DEPTH = 4
-"""Descriptors that wait for one unit; a full queue holds back the ones behind it in the program."""
+QUEUE_DEPTH = 16
+"""Descriptors that wait for one unit; a full queue holds back the ones behind it in the program.
+
+LOADs for later layers wait the longest, until the words that they fill are free. A LUT RAM is no smaller for fewer.
+"""
+
+MAX_RUNNING = 4
+"""Descriptors that one unit may have taken and not completed; only GEMM takes a descriptor before the last is done."""
 
 READ_LATENCY = 2
 """Cycles from an accepted read request to its response (block RAM with its output register)."""
@@ -74,3 +80,13 @@ def array_latency(config: AccelConfig) -> int:
 def words_in_flight(config: AccelConfig) -> int:
     """Output words of the drain between the read of their constants and their write: enough for full pipelines."""
     return max(32, 8 * config.columns // config.depth)
+
+
+def compact_rows(config: AccelConfig) -> int:
+    """Rows that COMPACT moves in a cycle: half a word, so that what spills into the next word fits beside the rest."""
+    return config.rows // 2
+
+
+def package_positions(config: AccelConfig) -> int:
+    """Positions of a channel word that share one requantizer of the package."""
+    return min(config.depth, 8)

@@ -20,8 +20,10 @@ from hw.timing import (
     READ_LATENCY,
     activation_width,
     array_latency,
+    compact_rows,
     drain_width,
     norm_width,
+    package_positions,
 )
 
 ROW_SCALE_DRAINS = (Drain.ROW_SCALE, Drain.SCORE)
@@ -40,9 +42,14 @@ SOFTMAX_TILE_CYCLES = 24
 """Row scale of a softmax row tile, from one tile to the next."""
 
 SELECT_TILE_CYCLES = 21
-COMPACT_WORD_CYCLES = 9
-PACKAGE_SCALE_CYCLES = 33
-"""The division of COMPACT, which its first channel word waits for."""
+PACKAGE_CYCLES = 11
+"""From the last rows of a channel word to its package, without the positions that share a requantizer."""
+
+PACKAGE_SCALE_CYCLES = 35
+"""From a COMPACT to its first package because of the division, counted in the same way to the end."""
+
+COMPACT_ENDS_CYCLES = 19
+"""Before the first rows of a COMPACT, for its last package and after it, counted in the same way."""
 
 
 class Port(Enum):
@@ -91,16 +98,17 @@ class Tokens:
 def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memory: MemoryModel) -> Work:
     """Return the work of a descriptor; it must be legal for hw.check.check_program, and not END."""
     live, words = tokens.live, descriptor.src_words
-    tiles = ceil_div(descriptor.rows or live, config.rows)
+    tiles = ceil_div(live, config.rows)
+    covered = ceil_div(descriptor.covered_rows(live, config.rows), config.rows)
     match Opcode(descriptor.opcode):
         case Opcode.BEGIN:
             return Work(descriptor.rows + 1)
         case Opcode.GEMM:
-            return _gemm(descriptor, tiles, live, config)
+            return _gemm(descriptor, covered, live, config) if covered else Work(4)
         case Opcode.KEYS | Opcode.VALUES:
             return _streamed(3, tiles * words, READ_LATENCY, {Port.ACT_READ: 1.0, Port.WEIGHT_WRITE: 1.0})
         case Opcode.LAYER_NORM:
-            return _layer_norm(tiles, words, config)
+            return _layer_norm(covered, words, config) if covered else Work(1)
         case Opcode.SOFTMAX:
             return _softmax(tiles, ceil_div(live, config.depth))
         case Opcode.UNIFORM:
@@ -110,7 +118,7 @@ def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memor
             steady = tiles * (SELECT_TILE_CYCLES + 2 * words)
             return _streamed(2, steady, 3, {Port.ACT_READ: 2 * words * tiles / steady})
         case Opcode.COMPACT:
-            return _compact(tiles, words, live) if tokens.is_merging else Work(2)
+            return _compact(tiles, words, live, config) if tokens.is_merging else Work(2)
         case Opcode.LOAD:
             return _load(descriptor, config, memory)
         case Opcode.STORE:
@@ -181,11 +189,22 @@ def _softmax(tiles: int, words: int) -> Work:
     return _streamed(5, steady, 31, {Port.WIDE_READ: reads, Port.ACT_WRITE: reads / 2})
 
 
-def _compact(tiles: int, words: int, live: int) -> Work:
-    """One row a cycle for each channel word; the first waits for the division that the package needs."""
-    word_cycles = live + COMPACT_WORD_CYCLES
-    demand = {Port.WIDE_READ: tiles / word_cycles, Port.WIDE_WRITE: live / word_cycles}
-    return _streamed(max(6, PACKAGE_SCALE_CYCLES - word_cycles), words * word_cycles, 0, demand)
+def _compact(tiles: int, words: int, live: int, config: AccelConfig) -> Work:
+    """Half a row tile a cycle for each channel word, whose package must be ready when the next one ends.
+
+    It does not matter which tokens leave, nor how many: kept rows are written beside the reading of later ones.
+    """
+    steps, positions = ceil_div(live, compact_rows(config)), package_positions(config)
+    package = PACKAGE_CYCLES + positions
+    cycles = max(COMPACT_ENDS_CYCLES + steps, PACKAGE_SCALE_CYCLES) + positions
+    if words > 1:
+        cycles = max(cycles + package, COMPACT_ENDS_CYCLES + positions + 2 * steps + 1)
+        cycles += (words - 2) * max(steps + 2, package)
+    cycles = max(cycles, live + 4)  # the token list goes one by one
+    lead, tail = 6, PACKAGE_CYCLES + positions
+    steady = cycles - lead - tail
+    demand = {Port.WIDE_READ: tiles * words / steady, Port.WIDE_WRITE: words * (steps + 1) / steady}
+    return _streamed(lead, steady, tail, demand)
 
 
 def _load(descriptor: Descriptor, config: AccelConfig, memory: MemoryModel) -> Work:

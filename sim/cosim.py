@@ -113,6 +113,7 @@ def cosimulate(
     folder: Path,
     *,
     taps: bool = True,
+    batch: int = 1,
     stall_seed: int | None = None,
     model: SimulationModel | None = None,
     timeout_s: float = 3600.0,
@@ -121,7 +122,8 @@ def cosimulate(
     """Compile the network, build its core's RTL in Verilator, run every picture on it, compare with the golden model.
 
     pictures_u8 (B, in_chans, image_size, image_size). folder keeps the Verilog, the build cache and the job's files.
-    taps=True compares every layer that passes through a memory, else live tokens and logits only. stall_seed pauses
+    taps=True compares every layer that passes through a memory, else live tokens and logits only. batch pictures share
+    a run; their number must be a multiple of it. stall_seed pauses
     every bus channel at random. model, from build_core, saves generating the Verilog again. timeout_s bounds the
     simulation in wall-clock time; a hang is a failure in the report.
     """
@@ -129,7 +131,7 @@ def cosimulate(
         raise ValueError("pictures_u8 must hold at least one picture")
     report = progress or _silent
     report("compile", 0, 1)
-    program = compile_network(network, config, taps=taps)
+    program = compile_network(network, config, taps, batch)
     report("compile", 1, 1)
     start = time.monotonic()
     report("build", 0, 1)
@@ -142,9 +144,9 @@ def cosimulate(
     )
     simulated = time.monotonic()
     comparisons = []
-    for index, (picture, outcome) in enumerate(zip(pictures_u8, outcomes, strict=True)):
-        comparisons.append(compare(index, network, picture, program, outcome))
-        report("compare", index + 1, len(outcomes))
+    for index, picture in enumerate(pictures_u8):
+        comparisons.append(compare(index, network, picture, program, outcomes[index // batch]))
+        report("compare", index + 1, len(pictures_u8))
     golden = set(reference.run(network, pictures_u8[0]).taps)
     return CosimReport(
         pictures=tuple(comparisons),
@@ -177,9 +179,16 @@ def build_process_core(config: AccelConfig, folder: Path) -> SimulationModel:
 def make_job(
     network: IntegerNetwork, pictures_u8: Sequence[U8] | U8, program: Program, stall_seed: int | None = None
 ) -> Job:
-    """Return the job that runs every picture on the program once."""
+    """Return the job that runs every picture on the program once, in order, as many to a run as the program takes.
+
+    Raises ValueError if that leaves pictures over.
+    """
+    batch = program.pictures
+    if len(pictures_u8) % batch:
+        raise ValueError(f"pictures must be a multiple of the {batch} that share a run, not {len(pictures_u8)}")
     code = JobProgram(program.program_bytes(), program.weights, program.input_bytes, program.output_bytes)
-    inputs = (program.pack_input(reference.patchify(network, picture)[1:]) for picture in pictures_u8)
+    patches = [reference.patchify(network, picture)[1:] for picture in pictures_u8]
+    inputs = (program.pack_input(*patches[first : first + batch]) for first in range(0, len(patches), batch))
     # Each descriptor ends within a watchdog period, or the core ends the run itself.
     timeout_cycles = WATCHDOG_CYCLES * (len(program.descriptors) + 1)
     runs = tuple(JobRun(0, packed, timeout_cycles, watchdog_cycles=WATCHDOG_CYCLES) for packed in inputs)
@@ -189,13 +198,13 @@ def make_job(
 def compare(
     index: int, network: IntegerNetwork, picture_u8: U8, program: Program, outcome: Outcome
 ) -> PictureComparison:
-    """Compare what a run left in the OUTPUT region with the golden model."""
+    """Compare what a run left in the OUTPUT region with the golden model; index is that of the picture in the job."""
     if outcome.error:
         return PictureComparison(outcome, (), 0, 0, None, outcome.error)
-    golden = reference.run(network, picture_u8)
+    golden, position = reference.run(network, picture_u8), index % program.pictures
     layers = mismatches = 0
     divergence: Divergence | None = None
-    for name, expected, got in _layers(golden, program, outcome):
+    for name, expected, got in _layers(golden, program, outcome, position):
         differs = expected != got
         layers += 1
         mismatches += int(differs.sum())
@@ -204,29 +213,30 @@ def compare(
             head = place[0] if len(place) == 3 else None
             row, channel = (0, *place)[-2:]
             divergence = Divergence(index, name, head, row, channel, int(expected[place]), int(got[place]))
-    kept_tokens = outcome.token_counts[: len(golden.num_tokens)]
+    kept_tokens = program.token_counts(outcome.token_counts, position)
     return PictureComparison(outcome, kept_tokens, layers, mismatches, divergence, "")
 
 
 def _layers(
-    golden: reference.Inference, program: Program, outcome: Outcome
+    golden: reference.Inference, program: Program, outcome: Outcome, position: int
 ) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
-    """Yield (name, golden, RTL) in the order of the computation.
+    """Yield (name, golden, RTL) of the picture at a position of the run, in the order of the computation.
 
     Results are read with the golden token counts: their shapes then agree, and a wrong count is a divergence itself.
     """
-    taps = {tap.name: tap for tap in program.taps}
+    taps = {tap.name: tap for tap in program.taps if tap.picture == position}
+    token_counts = program.token_counts(outcome.token_counts, position)
     for name, expected in golden.taps.items():
         if name.endswith(".tokens"):
             stage = int(name.split(".")[1])
-            count, got = golden.num_tokens[stage], outcome.token_counts[stage]
+            count, got = golden.num_tokens[stage], token_counts[stage]
             yield f"selectors.{stage}.num_tokens", np.array([count]), np.array([got])
         if name in taps:
             yield name, expected, program.read_tap(taps[name], outcome.output, golden.num_tokens)
     # What a user of the accelerator reads, through the compiler's own functions.
     if golden.tokens:
-        yield "tokens", golden.tokens[-1], program.tokens(outcome.output, golden.num_tokens[-1])
-    yield "logits", golden.logits_i16, program.logits(outcome.output)
+        yield "tokens", golden.tokens[-1], program.tokens(outcome.output, golden.num_tokens[-1], position)
+    yield "logits", golden.logits_i16, program.logits(outcome.output, position)
 
 
 def _silent(step: str, done: int, total: int) -> None:

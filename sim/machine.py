@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hw.config import AccelConfig
 from hw.dependency import Space, memory_word_bytes, space_words
-from hw.isa import DESCRIPTOR_BYTES, FIELD_BITS, UNIT_OF, Descriptor, Drain, ErrorCode, Memory, Opcode, Region, Unit
+from hw.isa import DESCRIPTOR_BYTES, UNIT_OF, Descriptor, Drain, ErrorCode, Memory, Opcode, Region, Unit
 from hw.program import Program
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.tiling import TRANSFER_BYTES, ceil_div
@@ -28,9 +28,6 @@ from quant.network import I8
 from quant.reference import PACKAGE_TOKEN
 
 Values = NDArray[Any]
-
-FIELD_BYTES = sum(FIELD_BITS.values()) // 8
-"""Bytes of a descriptor that hold fields."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +72,21 @@ class Machine:
         self._token_u16 = self.raw[Memory.TOKEN].view("<u2")[:, 0]
         # (mult, shift) of each lane; the shifts of garbage stay in the range that the hardware can hold.
         self._row_scale = _initial((config.row_scale_words, rows, 2), rng).astype(np.int64) % 48
-        self._live, self._has_package = 0, False
+        self._picture = 0  # of the descriptor in work
+        self._lives, self._packages = [0] * config.pictures, [False] * config.pictures
         self._score_u16, self._merged = np.zeros(0, np.int64), np.zeros(0, bool)
         self._rng = rng
         self._regions: Mapping[Region, bytearray] = {}
         self._token_counts: dict[int, int] = {}
 
-    def run_picture(
-        self, program: Program, patches_i8: I8, shuffle: np.random.Generator | None = None
+    def run_pictures(
+        self, program: Program, *patches_i8: I8, shuffle: np.random.Generator | None = None
     ) -> tuple[RunResult, bytes]:
-        """Run a program on one picture, patches_i8 (num_patches, patch_dim); return its end and the OUTPUT region."""
+        """Run a program on its pictures, each (num_patches, patch_dim); return its end and the OUTPUT region."""
         output = bytearray(program.output_bytes if self._rng is None else self._rng.bytes(program.output_bytes))
         regions = {
             Region.WEIGHTS: bytearray(program.weights),
-            Region.INPUT: bytearray(program.pack_input(patches_i8)),
+            Region.INPUT: bytearray(program.pack_input(*patches_i8)),
             Region.OUTPUT: output,
         }
         return self.run(program.program_bytes(), regions, shuffle), bytes(output)
@@ -105,7 +103,8 @@ class Machine:
         if len(program) % DESCRIPTOR_BYTES:
             raise ValueError(f"program must be a multiple of {DESCRIPTOR_BYTES} bytes, not {len(program)}")
         self._regions, self._token_counts = regions, {}
-        queues, end, end_error = _decode(program)
+        self._lives, self._packages = [0] * self.config.pictures, [False] * self.config.pictures
+        queues, end, end_error = _decode(program, self.config)
         completed = dict.fromkeys(Unit, 0)
         executed = 0
         while pending := [queue[0][0] for queue in queues.values() if queue]:
@@ -131,6 +130,7 @@ class Machine:
 
     def execute(self, d: Descriptor) -> None:
         """Run one descriptor, whatever it waits for."""
+        self._picture = d.picture
         match Opcode(d.opcode):
             case Opcode.LOAD:
                 self._load(d)
@@ -164,8 +164,19 @@ class Machine:
             raise _Fault(ErrorCode.BAD_ADDRESS)
         return addresses
 
-    def _tiles(self, rows: int = 0) -> int:
-        return ceil_div(rows or self._live, self.config.rows)
+    @property
+    def _live(self) -> int:
+        """The live tokens of the picture in work."""
+        return self._lives[self._picture]
+
+    def _tiles(self) -> int:
+        return ceil_div(self._live, self.config.rows)
+
+    def _covered_tiles(self, d: Descriptor) -> int:
+        return ceil_div(d.covered_rows(self._live, self.config.rows), self.config.rows)
+
+    def _token_base(self) -> int:
+        return self._picture * self.config.token_stride
 
     def _read(self, memory: Values, space: Space, base: int, words: int, tiles: int, stride: int) -> Values:
         """Return (tiles * R, words * K) int64: the rows of a tensor."""
@@ -229,7 +240,9 @@ class Machine:
 
     def _gemm(self, d: Descriptor) -> None:
         config, mode = self.config, Drain(d.mode)
-        tiles, columns = self._tiles(d.rows), d.cols or self._live
+        if not self._covered_tiles(d):
+            return
+        tiles, columns = self._covered_tiles(d), d.cols or self._live
         depth_words, out_words = d.src_words or ceil_div(self._live, config.depth), ceil_div(columns, config.depth)
         operand = self._read(self._act_i8, Space.ACT, d.src_base, depth_words, tiles, d.src_stride)
         column_tiles = ceil_div(columns, config.columns)
@@ -260,11 +273,15 @@ class Machine:
     # Vector unit.
 
     def _begin(self, d: Descriptor) -> None:
-        self._token_u16[self.addresses(Space.TOKEN, 0, d.rows)[0]] = np.arange(d.rows)
-        self._live, self._has_package = d.rows, False
+        if d.rows > self.config.max_tokens:
+            raise _Fault(ErrorCode.BAD_ADDRESS)
+        self._token_u16[self.addresses(Space.TOKEN, self._token_base(), d.rows)[0]] = np.arange(d.rows)
+        self._lives[self._picture], self._packages[self._picture] = d.rows, False
 
     def _layer_norm(self, d: Descriptor) -> None:
-        x_i16 = self._read(self._wide_i16, Space.WIDE, d.src_base, d.src_words, self._tiles(d.rows), d.src_stride)
+        if not self._covered_tiles(d):
+            return
+        x_i16 = self._read(self._wide_i16, Space.WIDE, d.src_base, d.src_words, self._covered_tiles(d), d.src_stride)
         param = self._param[self.addresses(Space.PARAM, d.param_base, d.src_words)[0]].reshape(-1)
         gamma, beta = param["mult"].astype(np.int16).astype(np.int64), param["bias"].astype(np.int64)
         self._write(self._act_i8, Space.ACT, d.dst_base, d.dst_stride, layer_norm(x_i16, gamma, beta, d.shift, d.eps))
@@ -295,7 +312,7 @@ class Machine:
         )
         self._score_u16 = np.array(keep_scores(token_u8, head_u8))
         self._score_u16[0] = CLS_SCORE
-        is_package = self._has_package & (np.arange(self._live) == self._live - 1)
+        is_package = self._packages[self._picture] & (np.arange(self._live) == self._live - 1)
         _, self._merged = select(self._score_u16, np.full(self._live, True), is_package, d.threshold)
 
     def _compact(self, d: Descriptor) -> None:
@@ -303,15 +320,16 @@ class Machine:
             raise _Fault(ErrorCode.BAD_ADDRESS)
         rows = self._read(self._wide_i16, Space.WIDE, d.src_base, d.src_words, self._tiles(), d.src_stride)
         live, merged = rows[: self._live], self._merged
-        survivors, tokens = live[~merged], self._token_u16[: self._live][~merged]
+        listed = self._token_u16[self.addresses(Space.TOKEN, self._token_base(), self._live)[0]]
+        survivors, tokens = live[~merged], listed[~merged]
         if merged.any():
             survivors = np.concatenate([survivors, package_token(live, self._score_u16, merged)[None]])
             tokens = np.append(tokens, PACKAGE_TOKEN)
         count = len(survivors)
         rows[:count] = survivors  # rows behind them keep what they held
         self._write(self._wide_i16, Space.WIDE, d.src_base, d.src_stride, rows)
-        self._token_u16[self.addresses(Space.TOKEN, 0, count)[0]] = tokens
-        self._live, self._has_package = count, bool(merged.any())
+        self._token_u16[self.addresses(Space.TOKEN, self._token_base(), count)[0]] = tokens
+        self._lives[self._picture], self._packages[self._picture] = count, bool(merged.any())
         self._token_counts[d.index] = count
 
 
@@ -319,15 +337,15 @@ def _initial(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray
     return np.zeros(shape, np.uint8) if rng is None else rng.integers(0, 256, shape, dtype=np.uint8)
 
 
-def _decode(program: bytes) -> tuple[dict[Unit, deque[tuple[int, Descriptor]]], int, ErrorCode]:
+def _decode(program: bytes, config: AccelConfig) -> tuple[dict[Unit, deque[tuple[int, Descriptor]]], int, ErrorCode]:
     """Return the queue of each unit as (program index, descriptor), the index where the program ends, and how."""
     queues: dict[Unit, deque[tuple[int, Descriptor]]] = {unit: deque() for unit in Unit}
     for index in range(len(program) // DESCRIPTOR_BYTES):
-        # The hardware does not look at the bits behind the fields.
-        d = Descriptor.unpack(program[index * DESCRIPTOR_BYTES :][:FIELD_BYTES].ljust(DESCRIPTOR_BYTES, b"\0"))
+        d = Descriptor.unpack(program[index * DESCRIPTOR_BYTES :][:DESCRIPTOR_BYTES])
         if d.opcode == Opcode.END:
             return queues, index, ErrorCode.NONE
-        if d.opcode not in list(Opcode) or (d.opcode == Opcode.GEMM and d.mode not in list(Drain)):
+        is_known = d.opcode in list(Opcode) and not (d.opcode == Opcode.GEMM and d.mode not in list(Drain))
+        if not is_known or d.picture >= config.pictures:
             return queues, index, ErrorCode.BAD_OPCODE
         queues[UNIT_OF[Opcode(d.opcode)]].append((index, d))
     return queues, len(program) // DESCRIPTOR_BYTES, ErrorCode.BAD_OPCODE

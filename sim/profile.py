@@ -8,25 +8,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.isa import UNIT_OF, Descriptor, Opcode, Unit
+from hw.isa import Descriptor, Opcode, Unit
 from hw.program import Program
 from hw.tiling import ceil_div
 from sim.process import DescriptorTimes
+from sim.spans import DescriptorSpan, descriptor_spans, of_unit
 
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One layer of one picture.
+    """One layer of one run.
 
-    macs as model.evaluate.layer_macs counts them; ideal_cycles of its GEMMs, whole tiles included. cycles is by how
-    much the layer moved the end of everything up to it, so that the layers sum to the run; a layer that was hidden
-    under others has few or none. stall is the unit that was busy longest in those cycles while the array had no
-    descriptor, "dependency" if all units waited longer than that, or empty if the array always had one.
+    macs as model.evaluate.layer_macs counts them; ideal_cycles of its GEMMs, whole tiles included. ddr_bytes of its
+    LOADs and STOREs. array_cycles of its GEMMs, with the array's idle time before each: these sum to the end of the
+    last GEMM, and never are fewer than the products need. cycles is by how much the layer moved the end of everything
+    up to it, so that the layers sum to the run; a layer that was hidden under others has few or none. stall is the
+    unit that was busy longest in those cycles while the array had no descriptor, "dependency" if all units waited
+    longer than that, or empty if the array always had one.
     """
 
     name: str
     macs: int
     ideal_cycles: int
+    ddr_bytes: int
+    array_cycles: int
     cycles: int
     stall: str
 
@@ -36,53 +41,76 @@ def profile_run(
 ) -> list[LayerProfile]:
     """Return the layers of a run of `cycles` cycles as they ended; the last end of a descriptor is the run's end.
 
+    token_counts[i] is the live count after COMPACT i; macs are those of all pictures of the run.
     Raises ValueError if the times are not those of one whole run of the program.
     """
-    owners = [UNIT_OF.get(Opcode(descriptor.opcode)) for descriptor in program.descriptors]
-    for unit in Unit:
-        if not len(times.starts[unit]) == len(times.ends[unit]) == owners.count(unit):
-            raise ValueError(f"times must hold {owners.count(unit)} descriptors of {unit.name.lower()}, one run's")
-    origin = max(max(ends, default=0) for ends in times.ends.values()) - cycles
-    ends = {unit: iter(times.ends[unit]) for unit in Unit}
+    spans = descriptor_spans(program, times, cycles)
     layer_ends: dict[str, int] = {}
-    for name, owner in zip(program.layers, owners, strict=True):
-        if owner is not None:
-            layer_ends[name] = max(layer_ends.get(name, 0), next(ends[owner]) - origin)
-    ideal = _ideal_cycles(program, token_counts)
-    busy = {unit: _busy(times.starts[unit], times.ends[unit], origin, cycles) for unit in Unit}
+    for span in spans:
+        layer_ends[span.layer] = max(layer_ends.get(span.layer, 0), span.end)
+    ideal, traffic, array = _ideal_cycles(program, token_counts), _traffic(program), _array_cycles(spans)
+    busy = {unit: _busy(of_unit(spans, unit), cycles) for unit in Unit}
     layers, frontier = [], 0
     for name, end in sorted(layer_ends.items(), key=lambda item: item[1]):
         window = slice(frontier, end)
         stall = _stall({unit: flags[window] for unit, flags in busy.items()})
-        layers.append(LayerProfile(name, macs.get(name, 0), ideal.get(name, 0), end - frontier, stall))
+        layers.append(
+            LayerProfile(
+                name=name,
+                macs=macs.get(name, 0),
+                ideal_cycles=ideal.get(name, 0),
+                ddr_bytes=traffic.get(name, 0),
+                array_cycles=array.get(name, 0),
+                cycles=end - frontier,
+                stall=stall,
+            )
+        )
         frontier = end
     return layers
 
 
 def _ideal_cycles(program: Program, token_counts: Sequence[int]) -> dict[str, int]:
     """Return the cycles that the array needs for each layer if it never waits."""
-    live = program.network_config.num_tokens
-    counts = iter(token_counts)
+    live = dict.fromkeys(range(program.pictures), program.network_config.num_tokens)
     result: dict[str, int] = {}
     for name, descriptor in zip(program.layers, program.descriptors, strict=True):
         if descriptor.opcode == Opcode.COMPACT:
-            live = next(counts)
+            live[descriptor.picture] = token_counts[descriptor.index]
         if descriptor.opcode == Opcode.GEMM:
-            result[name] = result.get(name, 0) + _gemm_cycles(descriptor, live, program)
+            result[name] = result.get(name, 0) + _gemm_cycles(descriptor, live[descriptor.picture], program)
     return result
 
 
 def _gemm_cycles(descriptor: Descriptor, live: int, program: Program) -> int:
-    row_tiles = ceil_div(descriptor.rows or live, program.config.rows)
+    row_tiles = ceil_div(descriptor.covered_rows(live, program.config.rows), program.config.rows)
     column_tiles = ceil_div(descriptor.cols or live, program.config.columns)
     return row_tiles * column_tiles * (descriptor.src_words or ceil_div(live, program.config.depth))
 
 
-def _busy(starts: Sequence[int], ends: Sequence[int], origin: int, cycles: int) -> NDArray[np.bool_]:
+def _traffic(program: Program) -> dict[str, int]:
+    """Return the bytes that each layer's LOADs and STOREs move."""
+    result: dict[str, int] = {}
+    for name, descriptor in zip(program.layers, program.descriptors, strict=True):
+        if descriptor.opcode in (Opcode.LOAD, Opcode.STORE):
+            result[name] = result.get(name, 0) + descriptor.length
+    return result
+
+
+def _array_cycles(spans: Sequence[DescriptorSpan]) -> dict[str, int]:
+    """Return for each layer the cycles of its GEMMs, the array's idle time before each of them included."""
+    result: dict[str, int] = {}
+    last = 0
+    for span in of_unit(spans, Unit.GEMM):
+        result[span.layer] = result.get(span.layer, 0) + span.end - last
+        last = span.end
+    return result
+
+
+def _busy(spans: Sequence[DescriptorSpan], cycles: int) -> NDArray[np.bool_]:
     """Return for each cycle of a run whether a unit had a descriptor."""
     busy = np.zeros(cycles, np.bool_)
-    for start, end in zip(starts, ends, strict=True):
-        busy[max(start - origin, 0) : end - origin] = True
+    for span in spans:
+        busy[span.start : span.end] = True
     return busy
 
 

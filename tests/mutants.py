@@ -35,6 +35,8 @@ OTHER_TEST = {
     "exp_channel": "softmax",
     "divide": "row_scale",
     "package": "compact",
+    "compact_plan": "compact",
+    "row_router": "compact",
     "token_list": "compact",
     "drain": "gemm",
     "drain_element": "drain",
@@ -90,7 +92,7 @@ EXPLAINED: dict[tuple[str, str], str] = {
     ): "255 saturates to itself",
     (
         "hw/rtl/selector.py",
-        'weight = Signal(16 + WEIGHT_FRACTION_BITS, name=f"weight_{lane}", reset_less=True)',
+        "WEIGHT_BITS = 16 + WEIGHT_FRACTION_BITS",
     ): "a wider register holds the same weight",
     (
         "hw/rtl/stream.py",

@@ -50,6 +50,14 @@ def collect_writes(stream, memory, *, pause, seed):
     return testbench
 
 
+async def cycles_until(ctx, condition):
+    """Let the clock run to the first edge at which `condition` holds; return how many edges that took."""
+    cycles = 1
+    while not (await ctx.tick().sample(condition))[-1]:
+        cycles += 1
+    return cycles
+
+
 class Harness:
     """An engine with its memories. `memories` and `written` are {name: {address: word}}; they may share a dict."""
 

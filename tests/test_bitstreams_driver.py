@@ -130,7 +130,7 @@ class FakeBoard:
         self.is_draining = result.error != ErrorCode.NONE
         self.registers["STATUS"] = Status.ERROR | Status.DRAINING if self.is_draining else Status.DONE
         self.registers |= {"ERROR": int(result.error), "ERROR_INDEX": result.error_index, "CYCLES": 1234}
-        self.registers |= {"BUSY_LOAD": 7, "WAIT_STORE": 9, "TOKENS_0": 11, "TOKENS_7": 12}
+        self.registers |= {"BUSY_LOAD": 7, "WAIT_STORE": 9, "TOKENS_0": 11, "TOKENS_31": 12}
 
 
 @pytest.fixture

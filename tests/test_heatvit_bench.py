@@ -5,8 +5,10 @@ Testpoints
 - ideal cycles follow the tiles, also of a pruned picture; the stall names the unit that the array waited for
 - times that are not one run's are refused
 - the command measures a float network on the RTL: no mismatch, every key of the result, rates that follow the cycles
-- a network with selectors is measured with the work of its token counts; a wrong list is refused in one line
+- a network with selectors is measured with the work of its token counts, and against the same one without them
+- the report's files are written; wrong options are refused in one line
 - a run that differs gives exit code 1
+- the cycle model is compared in every setting of the token counts; twelve distinct ones by default
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ import torch
 from PIL import Image
 
 from heatvit import bench, cli
+from heatvit.bench_model import default_settings
 from hw.config import CONFIGS
 from hw.isa import Descriptor, Opcode, Unit
+from model.config import NETWORKS
 from model.evaluate import layer_macs, macs
 from model.vit import IMAGENET, VisionTransformer
 from quant.config import NetworkConfig
@@ -50,7 +54,8 @@ NO_TIMES: dict[Unit, list[int]] = {unit: [] for unit in Unit}
 def program(*descriptors: tuple[str, Descriptor]) -> Any:
     """What profile_run needs of a program: descriptors with their layers, of a network of 5 tokens."""
     layers, work = zip(*descriptors, strict=True)
-    return SimpleNamespace(config=CONFIG, network_config=SimpleNamespace(num_tokens=5), layers=layers, descriptors=work)
+    network = SimpleNamespace(num_tokens=5)
+    return SimpleNamespace(config=CONFIG, network_config=network, pictures=1, layers=layers, descriptors=work)
 
 
 def gemm(**fields: int) -> Descriptor:
@@ -141,31 +146,88 @@ def test_command_measures_a_network(
     assert result["wall_s"] > 0 and result["config"] == CONFIG.to_dict()
     assert "blocks.1.mlp.fc2" in capsys.readouterr().out
 
-    assert cli.main([*inputs, "--keep=4"]) == 0
+    assert "selector_cost" not in result and not (tmp_path / "report").exists()
+
+    assert cli.main([*inputs, "--keep=4", f"--report={tmp_path / 'report'}"]) == 0
     pruned = json.loads((tmp_path / "result.json").read_text())
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "report.html",
+        "result.json",
+        "roofline.svg",
+        "timeline.svg",
+    }
+    assert json.loads((tmp_path / "report" / "result.json").read_text()) == pruned
+    assert abs(pruned["dense_cycles"] - cycles) < 0.01 * cycles and pruned["dense_gmac"] == result["gmac"]
+    selectors = [row["cycles"] for row in pruned["layers"] if row["layer"].startswith("selectors.")]
+    assert pruned["selector_cost"] == pytest.approx(sum(selectors) / pruned["cycles_per_picture"]) and selectors
+    saving = pruned["dense_cycles"] / pruned["cycles_per_picture"]
+    assert pruned["pruning_efficiency"] == pytest.approx(saving * pruned["gmac"] / result["gmac"])
+    assert pruned["scale_gmac"] == macs(SMALL, [4]) / 1e9
+    rate = pruned["cycles_per_picture"] / pruned["gmac"]
+    assert pruned["scaled_cycles"] == pytest.approx(pruned["scale_gmac"] * rate)
     counts = [tokens[1] for tokens in pruned["tokens"]]  # random selectors: equal scores may keep more than wanted
     assert 4 <= min(counts) <= max(counts) <= SMALL.num_tokens and pruned["mismatches"] == 0
     assert pruned["gmac"] == pytest.approx(np.mean([macs(SMALL, [count]) for count in counts]) / 1e9)
+
+    assert cli.main([*inputs, "--keep=4", "--batch=2"]) == 0
+    batch = json.loads((tmp_path / "result.json").read_text())
+    assert batch["mismatches"] == 0 and (batch["batch"], batch["count"]) == (2, 2)
+    same = ("tokens", "gmac", "ideal_cycles", "layers_compared")
+    assert {name: batch[name] for name in same} == {name: pruned[name] for name in same}
+    assert sum(row["cycles"] for row in batch["layers"]) == pytest.approx(batch["cycles_per_picture"])
+    assert batch["cycles_per_picture"] < pruned["cycles_per_picture"]
+    assert batch["ddr_bytes"] < 0.7 * pruned["ddr_bytes"]  # weights are read once for both
+    assert cli.main([*inputs, "--batch=2", "--count=1"]) == 2
 
     measure = bench.measure
 
     def wrong(network: Any, *arguments: Any) -> Any:
         """Measure, and claim that values differ."""
         result = measure(network, *arguments)
-        first = replace(result.checked[0], comparison=replace(result.checked[0].comparison, mismatches=3))
-        return replace(result, checked=(first, *result.checked[1:]))
+        first = result.checked[0]
+        comparisons = (replace(first.comparisons[0], mismatches=3), *first.comparisons[1:])
+        return replace(result, checked=(replace(first, comparisons=comparisons), *result.checked[1:]))
 
     monkeypatch.setattr(bench, "measure", wrong)
     assert cli.main(inputs) == 1
     assert json.loads((tmp_path / "result.json").read_text())["mismatches"] == 3
 
 
+def test_default_settings() -> None:
+    settings = default_settings(NETWORKS["deit_tiny"])
+    assert len(settings) == 12 and settings[0] == [] and [89, 71, 57] in settings
+    for keep in settings[1:]:
+        assert 197 >= keep[0] >= keep[1] >= keep[2] >= 3
+    assert default_settings(DENSE) == [[]]
+
+
+@pytest.mark.verilator
+@pytest.mark.slow
+def test_command_compares_the_model(inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [option for option in inputs[2:] if not option.startswith("--count")]
+    assert cli.main(["bench", "model", *paths, "--keep=4", "--keep="]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    pruned, dense = result["settings"]
+    assert result["mismatches"] == 0 and (pruned["keep"], dense["keep"]) == ([4], [])
+    assert pruned["tokens"][0] == 5 > pruned["tokens"][1] - 1 and dense["tokens"] == [5]
+    printed = capsys.readouterr().out
+    for row in result["settings"]:
+        assert row["model_error_total"] == pytest.approx(row["model_cycles"] / row["cycles"] - 1)
+        assert abs(row["model_error_total"]) < 0.1 and f"{row['cycles']:,}" in printed and row["worst_layer"]
+        assert abs(row["model_error_total"]) <= abs(result["model_error_total"])
+        assert 0 < row["model_error_worst_layer"] <= result["model_error_worst_layer"]
+
+
 @pytest.mark.parametrize(
-    ("keep", "message"),
-    [("4,x", "--keep must be whole numbers with commas between them"), ("4,3", "token counts must be 1 falling")],
+    ("options", "message"),
+    [
+        (["--keep=4,x"], "--keep must be whole numbers with commas between them"),
+        (["--keep=4,3"], "token counts must be 1 falling"),
+        (["--scale-gmac=0.5"], "--scale-gmac needs --keep"),
+    ],
 )
-def test_wrong_counts_are_refused(
-    inputs: list[str], keep: str, message: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_options_are_refused(
+    inputs: list[str], options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*inputs, f"--keep={keep}"]) == 2
+    assert cli.main([*inputs, *options]) == 2
     assert message in capsys.readouterr().err

@@ -42,7 +42,17 @@ def test_pool_is_varied_bounded_and_repeatable() -> None:
     pool = draw_pool(SEED, 300)
     assert pool == draw_pool(SEED, 295) and len(pool) == 30 and pool != draw_pool(SEED + 1, 300)
     assert max(config.macs for config in pool) <= fuzz.MAX_MACS
-    for name in ("rows", "columns", "depth", "axi_bytes", "axi_ports", "act_words", "weight_words", "max_tokens"):
+    for name in (
+        "rows",
+        "columns",
+        "depth",
+        "axi_bytes",
+        "axi_ports",
+        "act_words",
+        "weight_words",
+        "max_tokens",
+        "pictures",
+    ):
         assert len({getattr(config, name) for config in pool}) >= 2, name
 
 
@@ -52,6 +62,8 @@ def test_cases_are_repeatable_and_differ() -> None:
     assert same_network(first.network, again.network) and not same_network(first.network, second.network)
     assert np.array_equal(first.pictures_u8, again.pictures_u8) and first.stall_seed == again.stall_seed
     assert [draw_case(SEED, run, config).thresholds for run in range(4)] == list(Thresholds)
+    batches = {draw_case(SEED, run, replace(config, pictures=4)).batch for run in range(8)}
+    assert 1 in batches and max(batches) > 1
 
 
 def test_thresholds_do_what_they_say(network: IntegerNetwork) -> None:
@@ -78,7 +90,7 @@ def test_network_that_never_fits_is_an_error() -> None:
 
 
 def test_compiler_errors_are_not_taken_for_misfits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(network: IntegerNetwork, config: AccelConfig, taps: bool) -> None:
+    def broken(network: IntegerNetwork, config: AccelConfig, taps: bool, pictures: int) -> None:
         raise ValueError("descriptor 3 (GEMM) must wait for descriptor 2")
 
     monkeypatch.setattr(fuzz, "compile_network", broken)
@@ -97,15 +109,15 @@ def test_machine_agrees_on_drawn_cases(run: int) -> None:
 
 def test_wrong_machine_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     case = draw_case(SEED, 1, CONFIGS["tiny"])
-    right = Machine.run_picture
+    right = Machine.run_pictures
 
     def wrong(self: Machine, *arguments: Any, **options: Any) -> Any:
         result, output = right(self, *arguments, **options)
         return result, bytes([output[0] ^ 1]) + output[1:]  # the first logit
 
-    monkeypatch.setattr(Machine, "run_picture", wrong)
+    monkeypatch.setattr(Machine, "run_pictures", wrong)
     comparisons = fuzz.compare_machine(case)
-    assert all(comparison.mismatches > 0 for comparison in comparisons)
+    assert comparisons[0].mismatches > 0
     assert "head" in str(comparisons[0].divergence) or "logits" in str(comparisons[0].divergence)
 
 
@@ -127,6 +139,7 @@ def fake_result(**changes: Any) -> dict[str, Any]:
     return {
         "thresholds": "tie",
         "stall_seed": None,
+        "batch": 2,
         "pictures": 2,
         "token_counts": [[17, 9], [17, 12]],
         "layers_compared": 100,
@@ -154,6 +167,7 @@ def test_finished_runs_are_reused_and_added_up(tmp_path: Path, monkeypatch: pyte
     result = fuzz.fuzz(SEED, 4, tmp_path, lambda *values: reports.append(values))
     assert len(ran) == 5 and reports[-1] == ("fuzz", 4, 4)
     assert (result["runs"], result["mismatches"], result["hangs"], result["pictures"]) == (4, 0, 1, 8)
+    assert result["shared_runs"] == 4
     assert result["token_counts_seen"] == [9, 12, 17] and result["layers_compared"] == 400
     assert [failed["run"] for failed in result["failed"]] == [1]
     assert json.loads(json.dumps(result)) == result

@@ -65,7 +65,8 @@ def test_compiled_program_passes():
         (Opcode.SOFTMAX, {"shift": 32}, "shift of descriptor {}"),
         (Opcode.SOFTMAX, {"mult": 32767}, "mult of descriptor {}"),
         (Opcode.SELECT, {"heads": 0}, "heads of descriptor {}"),
-        (Opcode.COMPACT, {"index": 8}, "index of descriptor {}"),
+        (Opcode.COMPACT, {"index": 32}, "index of descriptor {}"),
+        (Opcode.COMPACT, {"picture": 1}, "picture of descriptor {}"),
         (Opcode.KEYS, {"src_words": 0}, "src_words of descriptor {}"),
         (Opcode.KEYS, {"src_base": 8191}, "descriptor {} .*stay inside the 8192 words of ACT, not reach word"),
         (Opcode.KEYS, {"dst_base": 4096}, "descriptor {} .*4096 words of WEIGHT"),
@@ -123,22 +124,38 @@ def test_waits_on_the_future_are_refused():
     loads = sum(descriptor.opcode == Opcode.LOAD for descriptor in own)
     with pytest.raises(ValueError, match=f"wait_load of descriptor {index} must be in 0..{loads}"):
         check_program(changed(index, wait_load=loads + 1), CONFIG)
-    with pytest.raises(ValueError, match=r"wait_gemm of descriptor \d+ must be in 0..0"):
-        check_program(changed(first(Opcode.GEMM, Drain.SCORE), wait_gemm=1), CONFIG)
+    index = first(Opcode.GEMM, Drain.SCORE)
+    gemms = sum(descriptor.opcode == Opcode.GEMM for descriptor in PROGRAM.descriptors[:index])
+    with pytest.raises(ValueError, match=rf"wait_gemm of descriptor \d+ must be in 0..{gemms}, "):
+        check_program(changed(index, wait_gemm=gemms + 1), CONFIG)
+    with pytest.raises(ValueError, match=r"wait_vector of descriptor \d+ must be in 0..0, "):
+        check_program(changed(first(Opcode.BEGIN), wait_vector=1), CONFIG)
 
 
 def is_ordered(descriptors, accesses):
-    """Tell by reachability over all edges, word by word, whether every conflict is ordered."""
+    """Tell by reachability over all edges, word by word, whether every conflict is ordered.
+
+    Nodes 2 * i and 2 * i + 1 are the start and the completion of descriptor i.
+    """
     count = len(descriptors)
-    reach = np.zeros((count, count), bool)
+    reach = np.zeros((2 * count, 2 * count), bool)
     units = [UNIT_OF[Opcode(descriptor.opcode)] for descriptor in descriptors]
+
+    def add(earlier, later):
+        reach[:, later] |= reach[:, earlier]
+        reach[earlier, later] = True
+
     for index, descriptor in enumerate(descriptors):
+        start, end = 2 * index, 2 * index + 1
+        own = [earlier for earlier in range(index) if units[earlier] is units[index]]
         for other, wait in zip(Unit, descriptor.waits, strict=True):
-            done = [earlier for earlier in range(index) if units[earlier] is other]
-            required = done if other is units[index] else done[:wait]
-            for earlier in required:
-                reach[:, index] |= reach[:, earlier]
-                reach[earlier, index] = True
+            for earlier in [earlier for earlier in range(index) if units[earlier] is other][:wait]:
+                add(2 * earlier + 1, start)
+        for earlier in own:
+            add(2 * earlier + (units[index] is not Unit.GEMM), start)
+        add(start, end)
+        for earlier in own:
+            add(2 * earlier + 1, end)
     words = [
         [{(span.space, int(word)) for span in spans for word in span.addresses()} for spans in (a.reads, a.writes)]
         for a in accesses
@@ -146,7 +163,8 @@ def is_ordered(descriptors, accesses):
     for late in range(count):
         for early in range(late):
             (reads, writes), (late_reads, late_writes) = words[early], words[late]
-            if (writes & (late_reads | late_writes) or reads & late_writes) and not reach[early, late]:
+            is_conflict = writes & late_reads or (units[early] is not units[late] and late_writes & (reads | writes))
+            if is_conflict and not reach[2 * early + 1, 2 * late]:
                 return False
     return True
 
@@ -163,7 +181,7 @@ def test_order_agrees_with_reachability(seed):
         issued, descriptors = dict.fromkeys(Unit, 0), []
         for descriptor in window:
             unit = UNIT_OF[Opcode(descriptor.opcode)]
-            limits = [0 if other is unit else issued[other] for other in Unit]
+            limits = [0 if other is unit and unit is not Unit.GEMM else issued[other] for other in Unit]
             drawn = [int(rng.choice([0, limit, limit, limit, rng.integers(limit + 1)])) for limit in limits]
             descriptors.append(replace(descriptor, **dict(zip(WAIT_FIELDS, drawn, strict=True))))
             issued[unit] += 1

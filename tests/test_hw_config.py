@@ -69,10 +69,11 @@ def test_word_sizes():
     assert (config.act_bytes, config.wide_bytes, config.weight_bytes, config.param_bytes) == (32, 64, 128, 64)
 
 
-@pytest.mark.parametrize("tokens, row_tiles, token_words", [(2, 1, 32), (3, 2, 32), (64, 32, 64), (197, 99, 224)])
+@pytest.mark.parametrize("tokens, row_tiles, token_words", [(2, 1, 32), (3, 2, 32), (64, 32, 64), (197, 99, 256)])
 def test_sizes_that_follow_the_tokens(tokens, row_tiles, token_words):
-    config = replace(TINY, max_tokens=tokens)
-    assert (config.row_tiles, config.row_scale_words, config.token_words) == (row_tiles, 2 * row_tiles, token_words)
+    config = replace(TINY, max_tokens=tokens, pictures=3)
+    assert (config.row_tiles, config.row_scale_words, config.token_stride) == (row_tiles, 2 * row_tiles, token_words)
+    assert config.token_words == 3 * token_words
 
 
 def test_hash_is_canonical():
@@ -89,6 +90,7 @@ def test_hash_is_canonical():
             "weight_words": 17,
             "param_words": 17,
             "max_tokens": 5,
+            "pictures": 2,
             "axi_bytes": 16,
             "axi_ports": 2,
         }.items()

@@ -92,12 +92,12 @@ def test_a_wait_holds_a_unit_back():
 
 
 def test_a_full_queue_holds_the_program_back():
-    slow, count = gemm(64, 64, 16), QUEUE_DEPTH + 2
-    spans, _, units = replay([*[slow] * count, begin(2), END], [], TINY, NEAR)
+    slow, count = gemm(64, 64, 16, wait_vector=1), QUEUE_DEPTH + 2
+    (first, *gemms, last), _, units = replay([begin(64), *[slow] * count, begin(2), END], [], TINY, NEAR)
     # One descriptor runs and four wait: the last GEMM, and BEGIN behind it, move on when the second GEMM starts.
-    assert spans[count].issue == spans[1].issue + 1 + 1 + 2
-    assert units[Unit.VECTOR].starved == spans[count].issue - 1
-    for earlier, later in pairwise(spans[:count]):
+    assert last.issue == gemms[1].issue + 1 + 1 + 2
+    assert units[Unit.VECTOR].starved == first.issue - 1 + last.issue - 1 - (first.done + 1)
+    for earlier, later in pairwise(gemms):
         assert later.issue == earlier.done + 1
 
 
@@ -123,7 +123,7 @@ def test_memory_latency_and_bandwidth():
 def test_impossible_programs_and_counts_are_refused():
     with pytest.raises(ValueError, match="waits forever at descriptor 0"):
         replay([begin(4, wait_gemm=1), END], [], TINY, NEAR)
-    program = [begin(20), Descriptor(Opcode.COMPACT, src_words=2), Descriptor(Opcode.COMPACT, src_words=2), END]
+    program = [begin(20), *(Descriptor(Opcode.COMPACT, src_words=2, index=index) for index in range(2)), END]
     assert live_tokens(program, [9, 9]) == [Tokens(0), Tokens(20, True), Tokens(9, True)]
     assert live_tokens(program, [20, 20]) == [Tokens(0), Tokens(20, False), Tokens(20, False)]
     for counts, message in (
@@ -134,6 +134,13 @@ def test_impossible_programs_and_counts_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             live_tokens(program, counts)
+
+
+def test_each_picture_has_its_own_live_tokens():
+    compacts = [Descriptor(Opcode.COMPACT, src_words=2, picture=picture, index=picture) for picture in (1, 0)]
+    keys = Descriptor(Opcode.KEYS, src_words=1, picture=1)
+    program = [begin(20), Descriptor(Opcode.BEGIN, rows=30, picture=1), *compacts, keys, END]
+    assert [tokens.live for tokens in live_tokens(program, [7, 9])] == [0, 0, 30, 20, 9]
 
 
 @pytest.mark.parametrize("seed", range(6))

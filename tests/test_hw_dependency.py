@@ -16,7 +16,7 @@ from hw.program import compile_network
 from sim.machine import Machine
 from tests.programs import SHAPES, array, case
 
-CONFIG = array((2, 8, 4))
+CONFIG = array((2, 8, 4), pictures=2)
 
 
 def load(memory, base, words):
@@ -41,16 +41,16 @@ END = Descriptor(Opcode.END)
 
 
 def waits(*descriptors):
-    """Return the waits of the last of some descriptors as (load, operand, gemm, vector, store)."""
-    return add_waits(descriptors, CONFIG)[-1].waits
+    """Return the waits of the last of some descriptors after a BEGIN as (load, operand, gemm, vector, store)."""
+    return add_waits((BEGIN, *descriptors), CONFIG)[-1].waits
 
 
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        (load(Memory.ACT, 0, 8), gemm(), (1, 0, 0, 0, 0)),  # read after write
-        (load(Memory.WEIGHT, 0, 2), gemm(), (1, 0, 0, 0, 0)),
-        (load(Memory.PARAM, 0, 2), gemm(), (1, 0, 0, 0, 0)),
+        (load(Memory.ACT, 0, 8), gemm(), (1, 0, 0, 1, 0)),  # read after write
+        (load(Memory.WEIGHT, 0, 2), gemm(), (1, 0, 0, 1, 0)),
+        (load(Memory.PARAM, 0, 2), gemm(), (1, 0, 0, 1, 0)),
         (gemm(), load(Memory.ACT, 0, 8), (0, 0, 1, 0, 0)),  # write after read
         (gemm(), load(Memory.WEIGHT, 1, 2), (0, 0, 1, 0, 0)),
         (gemm(), load(Memory.ACT, 96, 8), (0, 0, 1, 0, 0)),  # write after write
@@ -59,7 +59,10 @@ def waits(*descriptors):
         (gemm(), load(Memory.ACT, 2, 8), (0, 0, 0, 0, 0)),  # other words
         (gemm(), load(Memory.WEIGHT, 2, 2), (0, 0, 0, 0, 0)),
         (gemm(mode=Drain.WIDE), load(Memory.ACT, 96, 8), (0, 0, 0, 0, 0)),  # another memory
-        (gemm(), gemm(dst_base=0, src_base=100), (0, 0, 0, 0, 0)),  # the own unit
+        (gemm(), gemm(dst_base=0, src_base=100), (0, 0, 1, 1, 0)),  # GEMM reads before the one before has written
+        (gemm(mode=Drain.WIDE), gemm(mode=Drain.RESIDUAL), (0, 0, 1, 1, 0)),
+        (gemm(), gemm(src_base=8), (0, 0, 0, 1, 0)),  # but writes in order
+        (BEGIN, Descriptor(Opcode.LAYER_NORM, src_words=1, rows=2), (0, 0, 0, 0, 0)),  # the own unit
     ],
 )
 def test_conflicts(first, second, expected):
@@ -67,7 +70,7 @@ def test_conflicts(first, second, expected):
 
 
 def test_the_last_of_several_is_waited_for():
-    assert waits(load(Memory.ACT, 0, 8), load(Memory.WEIGHT, 0, 2), load(Memory.ACT, 200, 8), gemm()) == (2, 0, 0, 0, 0)
+    assert waits(load(Memory.ACT, 0, 8), load(Memory.WEIGHT, 0, 2), load(Memory.ACT, 200, 8), gemm()) == (2, 0, 0, 1, 0)
 
 
 def test_interleaved_rows_do_not_conflict():
@@ -81,34 +84,43 @@ def test_interleaved_rows_do_not_conflict():
 
 def test_live_count_is_memory():
     compact = Descriptor(Opcode.COMPACT, src_base=500, src_words=1, src_stride=1)
-    assert waits(BEGIN, gemm(rows=0)) == (0, 0, 0, 1, 0)
-    assert waits(BEGIN, gemm(cols=0)) == (0, 0, 0, 1, 0)
-    assert waits(BEGIN, gemm(src_words=0)) == (0, 0, 0, 1, 0)
-    assert waits(BEGIN, gemm()) == (0, 0, 0, 0, 0)
-    assert waits(BEGIN, gemm(rows=0), compact) == (0, 0, 1, 0, 0)
-    assert waits(BEGIN, compact, Descriptor(Opcode.KEYS, src_words=1)) == (0, 0, 0, 2, 0)
+    assert waits(gemm(rows=0)) == (0, 0, 0, 1, 0)
+    assert waits(gemm(cols=0)) == (0, 0, 0, 1, 0)
+    assert waits(gemm(src_words=0)) == (0, 0, 0, 1, 0)
+    assert waits(gemm()) == (0, 0, 0, 1, 0)
+    assert waits(gemm(picture=1)) == (0, 0, 0, 0, 0)
+    assert waits(Descriptor(Opcode.BEGIN, rows=4, picture=1), gemm()) == (0, 0, 0, 1, 0)
+    assert waits(Descriptor(Opcode.BEGIN, rows=4, picture=1), gemm(picture=1)) == (0, 0, 0, 2, 0)
+    assert waits(gemm(rows=0), compact) == (0, 0, 1, 0, 0)
+    assert waits(compact, Descriptor(Opcode.KEYS, src_words=1)) == (0, 0, 0, 2, 0)
     tokens = Descriptor(Opcode.STORE, memory=Memory.TOKEN, region=Region.OUTPUT, length=64)
-    assert waits(BEGIN, tokens, compact) == (0, 0, 0, 0, 1)
+    assert waits(tokens, compact) == (0, 0, 0, 0, 1)
 
 
 def test_row_scales_are_memory():
     softmax = Descriptor(Opcode.SOFTMAX, dst_base=300, dst_stride=2, row_base=3)
     product = gemm(mode=Drain.ROW_SCALE, rows=6, row_base=1)
-    assert waits(BEGIN, softmax, product) == (0, 0, 0, 2, 0)
-    assert waits(BEGIN, softmax, gemm(mode=Drain.ROW_SCALE, rows=4, row_base=1)) == (0, 0, 0, 0, 0)
+    assert waits(softmax, product) == (0, 0, 0, 2, 0)
+    assert waits(softmax, gemm(mode=Drain.ROW_SCALE, rows=4, row_base=1)) == (0, 0, 0, 1, 0)
 
 
 def test_uniform_writes_the_row_scales_of_every_live_row():
     uniform = Descriptor(Opcode.UNIFORM, dst_base=300, row_base=2)
-    assert waits(BEGIN, gemm(mode=Drain.ROW_SCALE, rows=4, row_base=0), uniform) == (0, 0, 0, 0, 0)
-    assert waits(BEGIN, gemm(mode=Drain.ROW_SCALE, rows=4, row_base=1), uniform) == (0, 0, 1, 0, 0)
-    assert waits(BEGIN, uniform, gemm(mode=Drain.ROW_SCALE, rows=2, row_base=4)) == (0, 0, 0, 2, 0)
-    assert waits(BEGIN, uniform, gemm(mode=Drain.ROW_SCALE, rows=2, row_base=5)) == (0, 0, 0, 0, 0)
+    assert waits(gemm(mode=Drain.ROW_SCALE, rows=4, row_base=0), uniform) == (0, 0, 0, 0, 0)
+    assert waits(gemm(mode=Drain.ROW_SCALE, rows=4, row_base=1), uniform) == (0, 0, 1, 0, 0)
+    assert waits(uniform, gemm(mode=Drain.ROW_SCALE, rows=2, row_base=4)) == (0, 0, 0, 2, 0)
+    assert waits(uniform, gemm(mode=Drain.ROW_SCALE, rows=2, row_base=5)) == (0, 0, 0, 1, 0)
+
+
+def test_rows_end_at_the_live_tokens():
+    assert waits(gemm(first_tile=2, rows=4), load(Memory.ACT, 0, 8)) == (0, 0, 1, 0, 0)
+    assert waits(gemm(first_tile=2, src_stride=8, rows=4), load(Memory.ACT, 2, 8)) == (0, 0, 0, 0, 0)
+    assert waits(gemm(first_tile=3, rows=4), load(Memory.ACT, 0, 8)) == (0, 0, 0, 0, 0)
 
 
 def test_worst_case_is_that_of_the_last_begin():
     product = gemm(rows=0, src_stride=2)
-    assert waits(BEGIN, product, load(Memory.ACT, 5, 8)) == (0, 0, 1, 0, 0)
+    assert waits(product, load(Memory.ACT, 5, 8)) == (0, 0, 1, 0, 0)
     assert waits(Descriptor(Opcode.BEGIN, rows=4), product, load(Memory.ACT, 4, 8)) == (0, 0, 0, 0, 0)
 
 
@@ -118,9 +130,9 @@ def test_end_waits_for_nothing():
 
 def test_too_many_descriptors(monkeypatch):
     monkeypatch.setattr(dependency, "MAX_UNIT_DESCRIPTORS", 2)
-    add_waits([gemm(), BEGIN, gemm()], CONFIG)
+    add_waits([BEGIN, gemm(), BEGIN, gemm()], CONFIG)
     with pytest.raises(ValueError, match="at most 2 descriptors of unit GEMM"):
-        add_waits([gemm()] * 3, CONFIG)
+        add_waits([BEGIN, *[gemm()] * 3], CONFIG)
 
 
 def test_span_addresses():
@@ -169,4 +181,4 @@ def test_footprints_cover_what_the_machine_does(seed):
                 assert set(np.flatnonzero(changed).tolist()) <= writes
 
     machine.execute = execute
-    machine.run_picture(program, patches_i8)
+    machine.run_pictures(program, patches_i8)

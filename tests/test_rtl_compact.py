@@ -4,7 +4,8 @@ Testpoints: residual rows, package row, token list, live, package flag, token-co
 at all), all pruned, only the last or only the first patch pruned, a package merged alone; weights all zero, one,
 largest; rows of largest magnitude; live 1, 2, not a multiple of R, full; one and several channel words; stride;
 pauses on reads and writes; a chain of selections; BEGIN clears; BEGIN beyond max_tokens and COMPACT
-beyond the last register fault; reset state.
+beyond the last register fault; reset state; the cycles of hw.unit_cycles, whichever tokens leave: limited by the rows,
+the package, its division and the token list.
 """
 
 import numpy as np
@@ -12,17 +13,20 @@ import pytest
 
 from hw.config import AccelConfig
 from hw.isa import Descriptor, Opcode
+from hw.memory_model import MemoryModel
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.rtl.compact import Compact
+from hw.unit_cycles import Tokens, unit_work
 from quant.approx import package_token
 from quant.reference import PACKAGE_TOKEN
 from tests.rtl_streams import unpack_word
-from tests.rtl_vector import Harness, pack_rows
+from tests.rtl_vector import Harness, cycles_until, pack_rows
 
 CONFIGS = {
     "2x2": AccelConfig(2, 4, 2, act_words=16, wide_words=256, weight_words=16, param_words=16, max_tokens=16),
     "2x4": AccelConfig(2, 8, 4, act_words=16, wide_words=256, weight_words=16, param_words=16, max_tokens=15),
     "4x8": AccelConfig(4, 8, 8, act_words=16, wide_words=256, weight_words=16, param_words=16, max_tokens=32),
+    "8x16": AccelConfig(8, 16, 16, act_words=16, wide_words=256, weight_words=16, param_words=16, max_tokens=64),
 }
 BASE = 5
 
@@ -55,26 +59,13 @@ def check(config, x_i16, selections, *, pause=0.0):
     memory = pack_rows(x_i16, config, BASE, stride, bits=16)
     harness = Harness(engine, memories={"wide": memory}, written={"wide": memory}, pause=pause)
 
-    async def decide(ctx, score_u16, is_kept):
-        for tile in range(-(-len(is_kept) // config.rows)):
-            lanes = [
-                {"is_kept": bool(is_kept[t]), "score": int(score_u16[t])} if t < len(is_kept) else {"is_kept": 1}
-                for t in range(tile * config.rows, (tile + 1) * config.rows)
-            ]
-            ctx.set(engine.decision, {"row_tile": tile, "decisions": lanes})
-            ctx.set(engine.decide, 1)
-            await ctx.tick()
-        ctx.set(engine.decide, 0)
-        weight_sum = int((score_u16[~is_kept] >> 8).sum())
-        ctx.set(engine.verdict, {"pruned": int((~is_kept).sum()), "weight_sum": weight_sum})
-
     async def testbench(ctx):
         expected_i16, tokens, counts = x_i16, list(range(live)), [0] * NUM_TOKEN_REGISTERS
         assert ctx.get(engine.live) == 0
         await harness.execute(ctx, Descriptor(Opcode.BEGIN, rows=live))
         assert ctx.get(engine.live) == live and not ctx.get(engine.has_package)
         for index, (score_u16, is_kept) in enumerate(selections):
-            await decide(ctx, score_u16, is_kept)
+            await decide(ctx, engine, config, score_u16, is_kept)
             command = Descriptor(Opcode.COMPACT, src_base=BASE, src_stride=stride, src_words=words, index=index)
             await harness.execute(ctx, command)
             expected_i16, tokens = compact_golden(expected_i16, tokens, score_u16, is_kept)
@@ -87,9 +78,24 @@ def check(config, x_i16, selections, *, pause=0.0):
         await harness.execute(ctx, Descriptor(Opcode.BEGIN, rows=2))
         assert await read_tokens(ctx, engine, 2) == [0, 1]
         assert ctx.get(engine.live) == 2 and not ctx.get(engine.has_package)
-        assert list(ctx.get(engine.token_counts)) == [0] * NUM_TOKEN_REGISTERS
+        assert list(ctx.get(engine.token_counts)) == counts
 
     harness.run(testbench)
+
+
+async def decide(ctx, engine, config, score_u16, is_kept):
+    """Hand the engine what SELECT decided about each live token; lanes beyond are kept."""
+    for tile in range(-(-len(is_kept) // config.rows)):
+        lanes = [
+            {"is_kept": bool(is_kept[t]), "score": int(score_u16[t])} if t < len(is_kept) else {"is_kept": 1}
+            for t in range(tile * config.rows, (tile + 1) * config.rows)
+        ]
+        ctx.set(engine.decision, {"row_tile": tile, "decisions": lanes})
+        ctx.set(engine.decide, 1)
+        await ctx.tick()
+    ctx.set(engine.decide, 0)
+    weight_sum = int((score_u16[~is_kept] >> 8).sum())
+    ctx.set(engine.verdict, {"pruned": int((~is_kept).sum()), "weight_sum": weight_sum})
 
 
 async def read_tokens(ctx, engine, count):
@@ -120,7 +126,8 @@ def rows_i16(rng, live, channels):
 
 @pytest.mark.parametrize("pause", [0.0, 0.4])
 @pytest.mark.parametrize(
-    ("name", "live", "words"), [("2x2", 16, 3), ("2x2", 2, 1), ("2x4", 15, 2), ("4x8", 32, 2), ("4x8", 9, 1)]
+    ("name", "live", "words"),
+    [("2x2", 16, 3), ("2x2", 2, 1), ("2x4", 15, 2), ("4x8", 32, 2), ("4x8", 9, 1), ("8x16", 61, 3)],
 )
 def test_chain_of_selections_matches_golden(name: str, live: int, words: int, pause: float) -> None:
     config, rng = CONFIGS[name], np.random.default_rng(live)
@@ -174,5 +181,29 @@ def test_list_or_register_that_does_not_exist_faults(command: Descriptor) -> Non
             _, _, done, valid = await ctx.tick().sample(engine.done, engine.wide_addresses.valid)
             assert not done and not valid
         assert ctx.get(engine.fault)
+
+    harness.run(testbench)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("name", "live", "words"),
+    [("2x2", 16, 3), ("2x4", 2, 1), ("2x4", 13, 2), ("4x8", 32, 4), ("4x8", 32, 2), ("8x16", 64, 1), ("8x16", 64, 4)],
+)
+def test_cycles_are_those_of_the_model(name: str, live: int, words: int, keep: float) -> None:
+    config, rng = CONFIGS[name], np.random.default_rng(live)
+    score_u16, is_kept = selection(rng, live, keep)
+    is_kept[-1] = False
+    memory = pack_rows(rows_i16(rng, live, words * config.depth), config, BASE, words, bits=16)
+    engine = Compact(config)
+    harness = Harness(engine, memories={"wide": memory}, written={"wide": memory})
+    command = Descriptor(Opcode.COMPACT, src_base=BASE, src_stride=words, src_words=words)
+    work = unit_work(command, Tokens(live, is_merging=True), config, MemoryModel())
+
+    async def testbench(ctx):
+        await harness.execute(ctx, Descriptor(Opcode.BEGIN, rows=live))
+        await decide(ctx, engine, config, score_u16, is_kept)
+        await harness.issue(ctx, command)
+        assert await cycles_until(ctx, engine.done) == work.cycles
 
     harness.run(testbench)

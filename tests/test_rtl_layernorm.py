@@ -17,7 +17,7 @@ from tests.rtl_streams import pack_word, unpack_word
 from tests.rtl_vector import pack_rows, run_engine
 
 CONFIGS = {
-    "2x2": AccelConfig(2, 4, 2, act_words=256, wide_words=256, weight_words=16, param_words=64, max_tokens=16),
+    "2x2": AccelConfig(2, 4, 2, act_words=256, wide_words=256, weight_words=16, param_words=64, max_tokens=32),
     "2x4": AccelConfig(2, 8, 4, act_words=512, wide_words=512, weight_words=16, param_words=256, max_tokens=16),
     "4x8": AccelConfig(4, 8, 8, act_words=256, wide_words=256, weight_words=16, param_words=64, max_tokens=16),
 }
@@ -29,7 +29,7 @@ def param_words(config, gamma_i16, beta_i32):
     return [pack_word(entries[i : i + config.depth], 64) for i in range(0, len(entries), config.depth)]
 
 
-def check(config, cases, *, pause=0.0, live=1):
+def check(config, cases, *, pause=0.0, live=None):
     """Run one command per case (x, gamma, beta, shift, eps, uses_live) back to back and compare each result."""
     wide, param, commands, results = {}, {}, [], []
     for index, (x_i16, gamma_i16, beta_i32, shift, eps, uses_live) in enumerate(cases):
@@ -55,6 +55,7 @@ def check(config, cases, *, pause=0.0, live=1):
             )
         )
         results.append((act_base, act_stride, tiles, words, layer_norm(x_i16, gamma_i16, beta_i32, shift, eps)))
+    live = config.max_tokens if live is None else live
     act = run_engine(LayerNorm(config), commands, inputs={"live": live}, wide=wide, param=param, pause=pause)["act"]
     for act_base, act_stride, tiles, words, expected_i8 in results:
         for i in range(tiles):
@@ -113,7 +114,7 @@ def test_period_of_a_row_tile_is_as_stated(words: int, period: int) -> None:
                     done_at.append(cycle)
 
         command = Descriptor(Opcode.LAYER_NORM, src_words=words, dim=2 * words, eps=1, rows=rows)
-        run_engine(engine, [command], inputs={"live": 1}, watchers=[count], wide=memory, param=memory)
+        run_engine(engine, [command], inputs={"live": rows}, watchers=[count], wide=memory, param=memory)
         cycles += done_at
     assert cycles[1] - cycles[0] == 4 * period
 

@@ -52,12 +52,12 @@ class Bench:
 
         async def issue(ctx):
             for command in commands:
-                ctx.set(self.unit.tokens, self.tokens)
+                ctx.set(self.unit.tokens, [self.tokens])
                 ctx.set(self.unit.command.payload, vars(command))
                 ctx.set(self.unit.command.valid, 1)
                 await ctx.tick().until(self.unit.command.ready)
                 ctx.set(self.unit.command.valid, 0)
-                ctx.set(self.unit.tokens, tokens_after)
+                ctx.set(self.unit.tokens, [tokens_after])
                 count = 0
                 while not (ctx.get(self.unit.done) or ctx.get(self.unit.fault)):
                     assert not ctx.get(self.unit.command.ready)

@@ -15,11 +15,13 @@ from amaranth.lib.wiring import connect
 from rtl_axi import AxiMemory, axi_reads
 from rtl_streams import run
 
+from hw.config import CONFIGS
 from hw.isa import UNIT_OF, Descriptor, Drain, ErrorCode, Opcode, Unit
 from hw.regmap import Status
 from hw.rtl.axi_port import AxiPort
 from hw.rtl.dispatch import Dispatcher
 from hw.rtl.sequencer import Sequencer
+from hw.timing import QUEUE_DEPTH
 
 PROGRAM = 4096 - 192
 ANY_OPCODE = {unit: next(opcode for opcode, owner in UNIT_OF.items() if owner is unit) for unit in Unit}
@@ -38,7 +40,7 @@ class Bench:
     """
 
     def __init__(self, program, *, duration=lambda tag: 3, length=None, address=PROGRAM, watchdog=0, **behaviour):
-        self.sequencer = Sequencer(8)
+        self.sequencer = Sequencer(CONFIGS["tiny"])
         self.port = AxiPort(8, 1, has_writer=False)
         self.ddr = AxiMemory(bytearray(1 << 16), **behaviour)
         self.dut = m = Module()
@@ -263,13 +265,14 @@ def test_units_overlap():
 
 
 def test_full_queue_holds_the_program_back():
-    program = [*(job(Unit.LOAD, tag) for tag in range(6)), job(Unit.STORE, 6), END]
-    bench = Bench(program, duration=lambda tag: 60)
+    last = QUEUE_DEPTH + 2
+    program = [*(job(Unit.LOAD, tag) for tag in range(last)), job(Unit.STORE, last), END]
+    bench = Bench(program, duration=lambda tag: 200)
     assert bench.run() == DONE
     start = {tag: cycle for cycle, _, tag in bench.started}
     end = {tag: cycle for cycle, _, tag in bench.ended}
-    # One LOAD runs and four are queued: STORE passes when the second one starts.
-    assert end[0] < start[6] < end[1]
+    # One LOAD runs and the queue is full: STORE passes when the second one starts.
+    assert end[0] < start[last] < end[1]
 
 
 def test_counters():

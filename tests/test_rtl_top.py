@@ -74,6 +74,7 @@ def program():
             Opcode.GEMM,
             mode=Drain.RESIDUAL,
             wait_load=4,
+            wait_gemm=2,
             src_base=48,
             src_stride=1,
             src_words=1,

@@ -1,14 +1,15 @@
 """Vector unit: a program of all opcodes back to back, exact against the goldens; random programs, exact against the
 machine; faults.
 
-Testpoints: the live count of BEGIN and COMPACT steers the following commands; every memory word, written or not,
-equals the expected memory; `done` once per command and only after its last write; tokens, token_counts and the token
-list; pauses on each port alone and on all; an address beyond each memory, read or written, also one that needs 17
-bits, faults without a request; nothing after the fault; no tokens, nothing to do; reset state;
-conversion to Verilog, with channels in place or generated separately.
+Testpoints: BEGIN and COMPACT steer the following commands of their picture and no other; every memory word, written or
+not, equals the expected memory; `done` once per command and only after its last write; tokens, token_counts and the
+token list; pauses on each port alone and on all; an address beyond each memory, read or written, also one that needs 17
+bits, faults without a request; nothing after the fault; no tokens, nothing to do; reset state; conversion to Verilog,
+with channels in place or generated separately.
 """
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,8 +28,12 @@ from tests.rtl_streams import pack_word, read_port, run, source, write_port
 from tests.rtl_vector import pack_rows
 
 SMALL = {
-    "2x2": AccelConfig(2, 4, 2, act_words=400, wide_words=400, weight_words=16, param_words=32, max_tokens=16),
-    "4x8": AccelConfig(4, 8, 8, act_words=400, wide_words=400, weight_words=16, param_words=32, max_tokens=32),
+    "2x2": AccelConfig(
+        2, 4, 2, act_words=400, wide_words=400, weight_words=16, param_words=32, max_tokens=16, pictures=2
+    ),
+    "4x8": AccelConfig(
+        4, 8, 8, act_words=400, wide_words=400, weight_words=16, param_words=32, max_tokens=32, pictures=3
+    ),
 }
 PORTS = ("act_read", "wide_read", "param", "act_write", "wide_write", "row_scale")
 RESIDUAL, SCORES, TOKEN_SCORES, HEAD_SCORES, NORM, EXP, ONES = 3, 200, 20, 60, 100, 200, 380
@@ -65,7 +70,7 @@ class Bench:
         while True:
             _, _, done = await ctx.tick().sample(self.unit.done)
             if done:
-                self.done_after.append(len(self.writes))
+                self.done_after.append(sum(enable.bit_count() for _, _, enable in self.writes))
 
     def store(self, name, words):
         for address, word in words.items():
@@ -90,8 +95,8 @@ def expect_tensor(bench, expected, name, rows, base, stride, bits):
         expected[name][address] = (bench.memories[name][address] & ~mask) | (word & mask)
 
 
-@pytest.mark.parametrize(("name", "paused"), [("4x8", "all"), ("2x2", "none")])
-def test_program_of_all_opcodes(name: str, paused: str) -> None:
+@pytest.mark.parametrize(("name", "paused", "picture"), [("4x8", "all", 2), ("2x2", "none", 0)])
+def test_program_of_all_opcodes(name: str, paused: str, picture: int) -> None:
     config, rng = SMALL[name], np.random.default_rng(29)
     pauses = {port: 0.5 for port in PORTS if paused in (port, "all")}
     bench = Bench(config, pauses)
@@ -154,6 +159,8 @@ def test_program_of_all_opcodes(name: str, paused: str) -> None:
         Descriptor(Opcode.UNIFORM, dst_base=ONES, row_base=1 + after_tiles, mult=MULT, shift=SHIFT),
         Descriptor(Opcode.LAYER_NORM, src_base=RESIDUAL, dst_base=NORM + 1, rows=1, **norm),
     ]
+    commands = [replace(command, picture=picture) for command in commands]
+    commands.insert(2, Descriptor(Opcode.BEGIN, rows=1, picture=1))  # must not touch what is known of the other
     tokens = []
 
     async def read_token_list(ctx):
@@ -161,16 +168,18 @@ def test_program_of_all_opcodes(name: str, paused: str) -> None:
             await ctx.tick().until(bench.unit.done)
         for index in range(after + 3):
             ctx.set(bench.unit.token.request.valid, index < after)
-            ctx.set(bench.unit.token.request.payload, index % after)
+            ctx.set(bench.unit.token.request.payload, picture * config.token_stride + index % after)
             _, _, valid, token = await ctx.tick().sample(bench.unit.token.response_valid, bench.unit.token.response)
             if valid:
                 tokens.append(token)
-        assert ctx.get(bench.unit.tokens) == after
+        assert [ctx.get(bench.unit.tokens[i]) for i in (picture, 1)] == [after, 1]
         assert list(ctx.get(bench.unit.token_counts)) == [after if i == 5 else 0 for i in range(NUM_TOKEN_REGISTERS)]
 
     bench.run(commands, read_token_list)
 
-    counts = [0, tiles * words, 0, after * words, after_tiles * (after_words + 1), after_words + after_tiles, words]
+    # Written lanes: only COMPACT writes single ones, and each of them once.
+    full = [0, tiles * words, 0, 0, 0, after_tiles * (after_words + 1), after_words + after_tiles, words]
+    counts = np.array(full) * lanes + [0, 0, 0, 0, after * words, 0, 0, 0]
     assert bench.done_after == np.cumsum(counts).tolist()
     assert tokens == [*np.flatnonzero(is_kept).tolist(), 65535]
 
@@ -206,10 +215,14 @@ def random_program(rng, config):
         base = int(rng.integers(0, depth - tiles * max(stride, words)))
         return {f"{prefix}_base": base, f"{prefix}_stride": stride}
 
-    live = int(rng.integers(1, config.max_tokens + 1))
-    most_tiles, most_words = -(-live // config.rows), -(-live // config.depth)
-    commands = [Descriptor(Opcode.BEGIN, rows=live)]
-    for _ in range(5):
+    commands = []
+    for picture in range(config.pictures):
+        live = int(rng.integers(1, config.max_tokens + 1))
+        commands.append(Descriptor(Opcode.BEGIN, rows=live, picture=picture))
+    for _ in range(6):
+        picture = int(rng.integers(0, config.pictures))
+        live = commands[picture].rows
+        most_tiles, most_words = -(-live // config.rows), -(-live // config.depth)
         words, heads = int(rng.integers(1, 4)), int(rng.integers(1, 2 * config.depth + 2))
         head_words = -(-heads // config.depth)
         scale = {"mult": int(rng.integers(1 << 15, 1 << 16)), "shift": int(rng.integers(0, 32))}
@@ -224,24 +237,29 @@ def random_program(rng, config):
                 norm |= place("dst", words, most_tiles, config.act_words, narrowest=None)
                 norm |= {
                     "param_base": int(rng.integers(0, config.param_words - words)),
-                    "rows": int(rng.integers(0, 2)),
+                    "rows": int(rng.integers(0, live + 1)),
+                    "first_tile": int(rng.integers(0, most_tiles + 1)) if rng.integers(0, 2) else 0,
                 }
-                commands.append(Descriptor(Opcode.LAYER_NORM, src_words=words, **norm))
+                commands.append(Descriptor(Opcode.LAYER_NORM, src_words=words, picture=picture, **norm))
             case 1:
                 source_ = place("src", most_words, most_tiles, config.wide_words, narrowest=0)
                 target = place("dst", most_words, most_tiles, config.act_words, narrowest=None)
                 row_base = int(rng.integers(0, config.row_scale_words - most_tiles))
-                commands.append(Descriptor(Opcode.SOFTMAX, row_base=row_base, **source_, **target, **scale))
+                commands.append(
+                    Descriptor(Opcode.SOFTMAX, row_base=row_base, picture=picture, **source_, **target, **scale)
+                )
             case 2:
                 base = int(rng.integers(0, config.act_words - most_words))
-                commands.append(Descriptor(Opcode.UNIFORM, dst_base=base, **scale))
+                commands.append(Descriptor(Opcode.UNIFORM, dst_base=base, picture=picture, **scale))
             case _:
                 token = place("src", head_words, most_tiles, config.act_words, narrowest=0)
                 head = place("aux", head_words, most_tiles, config.act_words, narrowest=0)
                 threshold = int(rng.choice([0, 28000, 33000, 36000, 65535]))
-                commands.append(Descriptor(Opcode.SELECT, heads=heads, threshold=threshold, **token, **head))
+                scores = {"heads": heads, "threshold": threshold, **token, **head}
+                commands.append(Descriptor(Opcode.SELECT, picture=picture, **scores))
                 residual = place("src", words, most_tiles, config.wide_words, narrowest=None)
-                commands.append(Descriptor(Opcode.COMPACT, src_words=words, index=int(rng.integers(0, 8)), **residual))
+                residual |= {"src_words": words, "index": int(rng.integers(0, 8))}
+                commands.append(Descriptor(Opcode.COMPACT, picture=picture, **residual))
     return [*commands, Descriptor(Opcode.UNIFORM, dst_base=0, mult=MULT)]
 
 
@@ -254,17 +272,22 @@ def test_random_programs_equal_the_machine(seed: int) -> None:
     memories = {"act": Memory.ACT, "wide": Memory.WIDE, "param": Memory.PARAM}
     for name, memory in memories.items():
         bench.memories[name][:] = [int.from_bytes(word.tobytes(), "little") for word in machine.raw[memory]]
-    commands, tokens = random_program(rng, config), []
+    commands, listed, tokens = random_program(rng, config), [], []
     for command in commands:
         machine.execute(command)
 
     async def read_token_list(ctx):
         for _ in commands:
             await ctx.tick().until(bench.unit.done)
-        live = ctx.get(bench.unit.tokens)
-        for index in range(live + 3):
-            ctx.set(bench.unit.token.request.valid, index < live)
-            ctx.set(bench.unit.token.request.payload, index)
+        lists = [
+            picture * config.token_stride + index
+            for picture in range(config.pictures)
+            for index in range(ctx.get(bench.unit.tokens[picture]))
+        ]
+        listed.extend(lists)
+        for address in [*lists, None, None, None]:
+            ctx.set(bench.unit.token.request.valid, address is not None)
+            ctx.set(bench.unit.token.request.payload, address or 0)
             _, _, valid, token = await ctx.tick().sample(bench.unit.token.response_valid, bench.unit.token.response)
             if valid:
                 tokens.append(token)
@@ -272,7 +295,7 @@ def test_random_programs_equal_the_machine(seed: int) -> None:
     bench.run(commands, read_token_list)
     for name, memory in memories.items():
         assert bench.memories[name] == [int.from_bytes(word.tobytes(), "little") for word in machine.raw[memory]]
-    assert tokens == machine.raw[Memory.TOKEN].view("<u2")[: len(tokens), 0].tolist() and tokens
+    assert tokens == machine.raw[Memory.TOKEN].view("<u2")[listed, 0].tolist() and tokens
 
 
 OUTSIDE = {
@@ -319,10 +342,10 @@ def test_largest_addresses_do_not_fault() -> None:
     ]
 
     async def watch(ctx):
-        assert ctx.get(bench.unit.tokens) == 0
+        assert ctx.get(bench.unit.tokens[0]) == 0
         for _ in commands:
             await ctx.tick().until(bench.unit.done)
-        assert ctx.get(bench.unit.tokens) == config.max_tokens
+        assert ctx.get(bench.unit.tokens[0]) == config.max_tokens
         assert not ctx.get(bench.unit.fault)
 
     bench.run(commands, watch)

@@ -138,8 +138,8 @@ def model(tmp_path_factory):
 
 @pytest.mark.verilator
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "stall_seed"), [(3, None), (3, 1), (4, None)])
-def test_network_on_the_rtl_is_exact(model, tmp_path, seed, stall_seed):
+@pytest.mark.parametrize(("seed", "stall_seed", "batch"), [(3, None, 1), (3, 1, 1), (4, None, 1), (3, 2, 2)])
+def test_network_on_the_rtl_is_exact(model, tmp_path, seed, stall_seed, batch):
     network, pictures = make_network(seed)
     steps = []
     report = cosimulate(
@@ -147,6 +147,7 @@ def test_network_on_the_rtl_is_exact(model, tmp_path, seed, stall_seed):
         pictures,
         CONFIG,
         tmp_path,
+        batch=batch,
         stall_seed=stall_seed,
         model=model,
         timeout_s=300,
@@ -154,7 +155,7 @@ def test_network_on_the_rtl_is_exact(model, tmp_path, seed, stall_seed):
     )
     assert report.failures == () and report.first_divergence is None and report.is_exact
     assert report.images == 2 and report.layers_compared > 60
-    assert steps[-1] == ("compare", 2, 2) and ("simulate", 2, 2) in steps
+    assert steps[-1] == ("compare", 2, 2) and ("simulate", 2 // batch, 2 // batch) in steps
     assert all(picture.outcome.cycles > 0 for picture in report.pictures)
 
 

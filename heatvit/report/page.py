@@ -1,54 +1,29 @@
-"""The report page: one self-contained HTML file that needs neither network nor server."""
+"""The report page of the demo."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from heatvit.report import charts
+from heatvit.report.document import document, key_figures, numbers, percent, section
 from heatvit.report.html import Child, Html, table, tag
 from heatvit.report.pictures import PictureResult, picture_card
 from heatvit.report.schema import Report
-from heatvit.report.style import SCRIPT, STYLE
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""The page promises the browser that it loads nothing; a slip becomes a visible error instead of a request."""
 
 
 def render(report: Report, pictures: Sequence[PictureResult]) -> str:
     """Return the whole page. The pictures are those that ran on the RTL, in order."""
-    body = [
-        tag(
-            "header",
-            tag("div", tag("h1", report["title"]), tag("p", _subtitle(report))),
-            tag("button", "Dark colours", id="theme", type="button", hidden=""),
-        ),
-        tag(
-            "main",
-            _proof(report),
-            _tiles(report),
-            _accuracy(report),
-            _pictures(report, pictures),
-            _kept_tokens(report),
-            _cycles(report),
-            _configuration(report),
-            _methods(report),
-        ),
-        tag("footer", "Made by heatvit. Every number of this page is in report.json."),
-        tag("script", Html(SCRIPT)),
-    ]
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("title", report["title"]),
-        tag("style", Html(STYLE)),
-    ]
-    return "<!DOCTYPE html>\n" + tag("html", tag("head", *head), tag("body", *body), lang="en") + "\n"
-
-
-def percent(fraction: float) -> str:
-    """Write a fraction as a percentage with one decimal."""
-    return f"{100 * fraction:.1f} %"
+    content = (
+        _proof(report),
+        _tiles(report),
+        _accuracy(report),
+        _pictures(report, pictures),
+        _kept_tokens(report),
+        _cycles(report),
+        _configuration(report),
+        _methods(report),
+    )
+    return document(report["title"], _subtitle(report), content, "Every number of this page is in report.json.")
 
 
 def _subtitle(report: Report) -> str:
@@ -87,12 +62,7 @@ def _tiles(report: Report) -> Html:
         (percent(1 - macs["pruned_mean"] / macs["dense"]), "fewer multiply-accumulates"),
         (f"{sum(cycles) / len(cycles):,.0f}" if cycles else "-", "cycles a picture (mean)"),
     ]
-    return tag(
-        "section",
-        *(tag("div", tag("b", value), tag("span", text), class_="tile") for value, text in tiles),
-        class_="tiles",
-        aria_label="Key figures",
-    )
+    return key_figures(tiles)
 
 
 def _accuracy(report: Report) -> Html:
@@ -110,13 +80,13 @@ def _accuracy(report: Report) -> Html:
         f"{point.label} {point.y:.1f} % at {charts.compact(point.x)}" for point in points
     )
     rows: list[list[Child]] = [[point.label, f"{point.x:,.0f}", f"{point.y:.2f}"] for point in [*points, *curve]]
-    return _section(
+    return section(
         "Accuracy against work",
         f"Top-1 on all {report['test_images']} held-out pictures. The line moves the selectors' thresholds.",
         tag(
             "div",
             charts.scatter(points, curve, "multiply-accumulates a picture", "top-1 accuracy, %", alt),
-            _numbers(table(["network", "MACs", "top-1, %"], rows, "Accuracy and work")),
+            numbers(table(["network", "MACs", "top-1, %"], rows, "Accuracy and work")),
             class_="card wide",
         ),
     )
@@ -124,7 +94,7 @@ def _accuracy(report: Report) -> Html:
 
 def _pictures(report: Report, pictures: Sequence[PictureResult]) -> Html:
     patch_size = int(report["network"]["patch_size"])
-    return _section(
+    return section(
         "What the selectors keep",
         "Each row: the input, then the same picture after each selector; grey patches were merged into the package "
         "token and cost nothing from there on.",
@@ -150,13 +120,13 @@ def _kept_tokens(report: Report) -> Html:
                 "div",
                 tag("h3", f"Selector {index}, before block {block}: mean {mean:.1f} tokens"),
                 figure,
-                _numbers(table(["live tokens", "pictures"], rows, f"Live tokens after selector {index}")),
+                numbers(table(["live tokens", "pictures"], rows, f"Live tokens after selector {index}")),
                 class_="card",
             )
         )
     if not cards:
-        return _section("Kept tokens", "This network has no selectors: every picture keeps all its tokens.")
-    return _section(
+        return section("Kept tokens", "This network has no selectors: every picture keeps all its tokens.")
+    return section(
         "Kept tokens",
         f"Live tokens of each of the {report['test_images']} test pictures.",
         tag("div", *cards, class_="pair"),
@@ -174,7 +144,7 @@ def _cycles(report: Report) -> Html:
         "div",
         tag("h3", "By picture"),
         charts.columns(rtl["cycles"], 0, "picture", "cycles, start to done", alt, 0),
-        _numbers(table(["picture", "cycles", "live tokens"], rows, "Cycles and live tokens after each selector")),
+        numbers(table(["picture", "cycles", "live tokens"], rows, "Cycles and live tokens after each selector")),
         class_="card",
     )
     busy_rows: list[list[Child]] = [
@@ -182,7 +152,7 @@ def _cycles(report: Report) -> Html:
     ]
     caption = "Share of all cycles with a descriptor, and waiting for another unit"
     units = tag("div", tag("h3", "By unit"), table(["unit", "busy", "waiting"], busy_rows, caption), class_="card")
-    return _section(
+    return section(
         "Cycles",
         "Counted by the simulated core itself. Every layer is stored for the comparison and the memory has no "
         "bandwidth limit, so these are no performance figures.",
@@ -195,7 +165,7 @@ def _configuration(report: Report) -> Html:
     accelerator: list[list[Child]] = [[key, value] for key, value in report["config"].items()]
     accelerator += [["config hash", report["config_hash"]]]
     seconds: list[list[Child]] = [[step, f"{value:.1f}"] for step, value in report["seconds"].items()]
-    return _section(
+    return section(
         "Configuration",
         None,
         tag(
@@ -214,12 +184,4 @@ def _configuration(report: Report) -> Html:
 
 
 def _methods(report: Report) -> Html:
-    return _section("What was measured, and how", None, tag("ul", *(tag("li", method) for method in report["methods"])))
-
-
-def _section(heading: str, lead: str | None, *content: Child) -> Html:
-    return tag("section", tag("h2", heading), tag("p", lead) if lead else None, *content)
-
-
-def _numbers(content: Html) -> Html:
-    return tag("details", tag("summary", "Numbers behind the figure"), content)
+    return section("What was measured, and how", None, tag("ul", *(tag("li", method) for method in report["methods"])))

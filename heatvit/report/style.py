@@ -1,16 +1,54 @@
 """The page's style sheet and script: no fonts, no network, `light-dark()` gives every colour both its values."""
 
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --paper: light-dark(#fbfbfa, #0d1117); --card: light-dark(#ffffff, #161b22);
-  --ink: light-dark(#1b1f24, #e6edf3); --soft: light-dark(#59636e, #9da7b1); --line: light-dark(#d9dee3, #30363d);
-  --good: light-dark(#116329, #56d364); --good-paper: light-dark(#dafbe1, #12261e);
-  --bad: light-dark(#a40e26, #ff7b72); --bad-paper: light-dark(#ffebe9, #2d1316);
-  --cover: light-dark(#6e7781, #8b949e);
-  --series-0: light-dark(#0550ae, #79c0ff); --series-1: light-dark(#bc4c00, #ffa657);
-  --series-2: light-dark(#1a7f37, #7ee787);
+PALETTE = {
+    "paper": ("#fbfbfa", "#0d1117"),
+    "card": ("#ffffff", "#161b22"),
+    "ink": ("#1b1f24", "#e6edf3"),
+    "soft": ("#59636e", "#9da7b1"),
+    "line": ("#d9dee3", "#30363d"),
+    "good": ("#116329", "#56d364"),
+    "good-paper": ("#dafbe1", "#12261e"),
+    "bad": ("#a40e26", "#ff7b72"),
+    "bad-paper": ("#ffebe9", "#2d1316"),
+    "cover": ("#6e7781", "#8b949e"),
+    "series-0": ("#0550ae", "#79c0ff"),
+    "series-1": ("#bc4c00", "#ffa657"),
+    "series-2": ("#1a7f37", "#7ee787"),
+    "series-3": ("#8250df", "#d2a8ff"),
+    "series-4": ("#bf3989", "#ff9bce"),
+    "series-5": ("#6e7781", "#8b949e"),
 }
+"""Colours by name, each for light and for dark surroundings."""
+
+DRAWING_STYLE = """
+svg text { fill: var(--ink); font: 12.5px system-ui, sans-serif; }
+svg .tick, svg .axis { fill: var(--soft); } svg .label { font-weight: 600; }
+svg .grid { stroke: var(--line); stroke-width: 1; }
+svg .band { fill: var(--line); fill-opacity: 0.45; } svg .band.odd { fill-opacity: 0.15; }
+svg .lane { fill: var(--line); fill-opacity: 0.3; }
+svg .roof { stroke: var(--ink); stroke-width: 2; fill: none; }
+svg .whole { fill: none; stroke: var(--ink); stroke-width: 2.5; }
+svg .series-0 { fill: var(--series-0); } svg .series-1 { fill: var(--series-1); }
+svg .series-2 { fill: var(--series-2); } svg .series-3 { fill: var(--series-3); }
+svg .series-4 { fill: var(--series-4); } svg .series-5 { fill: var(--series-5); }
+svg .curve { fill: none; stroke: var(--series-2); stroke-width: 2; opacity: 0.55; }
+svg .curve-dot { fill: var(--card); stroke: var(--series-2); stroke-width: 2; }
+"""
+"""How figures look, in a page and as files."""
+
+
+def _colours(scheme: str) -> str:
+    """Return the palette as CSS properties: "both" for light-dark(), or one of "light" and "dark"."""
+    forms = {"both": "light-dark({}, {})", "light": "{0}", "dark": "{1}"}
+    return " ".join(f"--{name}: {forms[scheme].format(*colours)};" for name, colours in PALETTE.items())
+
+
+FILE_STYLE = f"svg {{ {_colours('light')} background: var(--paper); }}{DRAWING_STYLE}"
+"""The style sheet of a figure that is a file: light, because many viewers know no other."""
+
+STYLE = (
+    f":root {{ color-scheme: light dark; {_colours('both')} }}"
+    + """
 :root[data-theme="light"] { color-scheme: light; }
 :root[data-theme="dark"] { color-scheme: dark; }
 * { box-sizing: border-box; }
@@ -38,13 +76,6 @@ button:focus-visible, summary:focus-visible { outline: 3px solid var(--series-0)
 .card { overflow-x: auto; min-width: 0; } .card svg { width: 100%; min-width: 420px; height: auto;
   display: block; }
 .wide { max-width: 720px; }
-svg text { fill: var(--ink); font: 12.5px system-ui, sans-serif; }
-svg .tick, svg .axis { fill: var(--soft); } svg .label { font-weight: 600; }
-svg .grid { stroke: var(--line); stroke-width: 1; }
-svg .series-0 { fill: var(--series-0); } svg .series-1 { fill: var(--series-1); }
-svg .series-2 { fill: var(--series-2); }
-svg .curve { fill: none; stroke: var(--series-2); stroke-width: 2; opacity: 0.55; }
-svg .curve-dot { fill: var(--card); stroke: var(--series-2); stroke-width: 2; }
 .pictures { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); }
 .picture { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px; }
 .stages { display: flex; gap: 10px; } .stage { flex: 1; min-width: 0; text-align: center; }
@@ -61,6 +92,8 @@ th:first-child { text-align: left; font-weight: 500; }
 li { margin: 4px 0; max-width: 80ch; } footer { color: var(--soft); padding-top: 48px; padding-bottom: 40px; }
 @media print { button { display: none; } .tile, .card, .picture { break-inside: avoid; } }
 """
+    + DRAWING_STYLE
+)
 
 SCRIPT = """
 (function () {

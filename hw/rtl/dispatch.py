@@ -1,13 +1,13 @@
 """Per-unit side of the sequencer: queue, wait counts, and what the unit is doing."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.isa import Unit
 from hw.rtl.ports import descriptor_layout
 from hw.rtl.stream import Fifo
-from hw.timing import QUEUE_DEPTH
+from hw.timing import MAX_RUNNING, QUEUE_DEPTH
 
 COUNT_WIDTH = 16
 """Completed descriptors are counted modulo 2**16, as the wait fields are."""
@@ -23,13 +23,14 @@ class Dispatcher(wiring.Component):
     """Queue of one unit: its head is issued when every unit has completed as many descriptors as the head waits for.
 
     `count >= wait` compares modulo 2**16: it holds if the difference is below 2**15. The comparison is registered, so
-    a descriptor is offered two cycles after the completion that it waits for.
+    a descriptor is offered two cycles after the completion that it waits for. Units complete descriptors in order.
 
     Members
     -------
     i : In(stream of job_layout);  command : Out(stream of descriptor_layout)
     counts : In(counts_layout);  done : In(1) - the unit completed a descriptor;  count : Out(COUNT_WIDTH) - so many.
-    busy : Out(1) - the unit has a descriptor;  waiting : Out(1) - it has none, and the head waits for another unit.
+    busy : Out(1) - the unit has a descriptor, or up to MAX_RUNNING;  waiting : Out(1) - it has none, and the head waits
+        for another unit.
     pending : Out(1), index : Out(32) - whether a descriptor is unfinished, and the index of the oldest one.
     """
 
@@ -56,7 +57,7 @@ class Dispatcher(wiring.Component):
         waits = [head.descriptor[f"wait_{unit.name.lower()}"] for unit in Unit]
         is_due = Cat(~(count - wait)[COUNT_WIDTH - 1] for count, wait in zip(self.counts, waits, strict=True)).all()
         is_released = Signal()
-        running_index = Signal(32)
+        m.submodules.running = running = Fifo(32, MAX_RUNNING)  # the indices of what the unit has
         do_issue = self.command.valid & self.command.ready
         m.d.comb += [
             self.command.payload.eq(head.descriptor),
@@ -64,13 +65,12 @@ class Dispatcher(wiring.Component):
             queue.o.ready.eq(do_issue),
             self.waiting.eq(queue.o.valid & ~is_due & ~self.busy),
             self.pending.eq(self.busy | queue.o.valid),
-            self.index.eq(head.index),
+            self.index.eq(Mux(self.busy, running.o.payload, head.index)),
+            self.busy.eq(running.o.valid),
+            running.i.payload.eq(head.index),
+            running.i.valid.eq(do_issue),
+            running.o.ready.eq(self.done),
         ]
-        with m.If(self.busy):
-            m.d.comb += self.index.eq(running_index)
         m.d.sync += is_released.eq(queue.o.valid & is_due & ~do_issue)
-        with m.If(self.done):
-            m.d.sync += [self.busy.eq(0), self.count.eq(self.count + 1)]
-        with m.If(do_issue):
-            m.d.sync += [self.busy.eq(1), running_index.eq(head.index)]
+        m.d.sync += self.count.eq(self.count + self.done)
         return m

@@ -25,7 +25,22 @@ from hw.rtl.repeat import place
 from hw.rtl.stream import Fifo
 from hw.rtl.word_parts import Gather, select_part
 from hw.rtl.word_walk import WordWalk
-from hw.timing import ELEMENT_CYCLES, RESIDUAL_CYCLES, drain_width, words_in_flight
+from hw.timing import ELEMENT_CYCLES, READ_LATENCY, RESIDUAL_CYCLES, drain_width, words_in_flight
+
+JOBS = 4
+"""Commands that may be between the read of their first constant and the write of their last word."""
+
+compute_job = data.StructLayout({"mode": Drain, "row_tiles": 16, "words": 16})
+"""What the elements need of a command."""
+
+write_job = data.StructLayout(
+    {
+        **{name: 16 for name in ("dst_base", "dst_stride", "row_tiles", "words", "one", "curve", "mult")},
+        "shift": 6,
+        "mode": Drain,
+    }
+)
+"""What activation and writes need of a command."""
 
 CONSTANTS = data.StructLayout({"bias": signed(32), "mult": 16, "shift": 6})
 """Bias and scale of one column, or in mode ROW_SCALE of one row."""
@@ -39,6 +54,8 @@ class DrainUnit(wiring.Component):
     """Accumulators to ACT or WIDE in every mode of hw.isa.Drain, R x drain_width elements per cycle.
 
     A word is put together from its parts behind the elements; GELU and sigmoid follow there, word by word and slower.
+    Three stages work on up to three commands at a time: the one whose constants are read, the one whose sums come, and
+    the one whose words are written. Words never overtake each other.
 
     Nothing between `sums` and the queue in front of the write port can stall. So the constants of a word are read
     ahead, and with the read a place in that queue is reserved; `num_ready` counts the words for which both are
@@ -46,11 +63,12 @@ class DrainUnit(wiring.Component):
 
     Members
     -------
-    start : In(1);  descriptor : In(descriptor_layout), row_tiles : In(16), words : In(16) - stable until is_idle
+    start : In(1) - while can_start;  can_start : Out(1) - the constants of the last command have been read
+    descriptor : In(descriptor_layout), row_tiles : In(16), words : In(16) - stable until the next start
     sums, is_first : In - as from GemmArray
     num_ready : Out - words that may be taken;  num_taken : In - words taken in this cycle
     param, wide_read, row_scale, act_write, wide_write : ports
-    is_idle : Out(1) - every word of the command has been written
+    done : Out(1) - every word of the oldest command has been written
     fault : Out(1) - an address left its memory; the unit freezes until reset.
     """
 
@@ -64,6 +82,7 @@ class DrainUnit(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
+                "can_start": Out(1),
                 "descriptor": In(descriptor_layout),
                 "row_tiles": In(16),
                 "words": In(16),
@@ -76,7 +95,7 @@ class DrainUnit(wiring.Component):
                 "row_scale": Out(row_scale_read(config)),
                 "act_write": Out(act_write(config)),
                 "wide_write": Out(wide_write(config)),
-                "is_idle": Out(1),
+                "done": Out(1),
                 "fault": Out(1),
             }
         )
@@ -84,28 +103,41 @@ class DrainUnit(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         depth = words_in_flight(self._config)
-        mode = Signal(Drain)
-        is_wide = Signal()
-        m.d.comb += [mode.eq(self.descriptor.mode), is_wide.eq(_is_one_of(mode, WIDE_MODES))]
-
+        tagged = data.StructLayout({"word": self._lanes, "is_last": 1})
+        m.submodules.compute_jobs = compute_jobs = Fifo(compute_job, JOBS)
+        m.submodules.write_jobs = write_jobs = Fifo(write_job, JOBS)
         m.submodules.constants = constants = Fifo(data.ArrayLayout(CONSTANTS, self._config.depth), depth)
         m.submodules.residuals = residuals = Fifo(self._lanes, depth)
-        m.submodules.results = results = Fifo(self._lanes, depth)
-        m.submodules.activation = activation = Activation(self._config, self._activation_module)
-        m.submodules.fetch = fetch = self._walk(m)
-        m.submodules.target = target = self._walk(m)
+        m.submodules.results = results = Fifo(tagged, depth)
+        m.submodules.fetch = fetch = WordWalk()
 
+        jobs = {"row_tiles": self.row_tiles, "words": self.words}
+        for queue in (compute_jobs, write_jobs):
+            m.d.comb += queue.i.valid.eq(self.start)
+            for name in queue.i.payload.shape().members:
+                m.d.comb += queue.i.payload[name].eq(jobs[name] if name in jobs else self.descriptor[name])
+        m.d.comb += [
+            fetch.base.eq(self.descriptor.dst_base),
+            fetch.stride.eq(self.descriptor.dst_stride),
+            fetch.words.eq(self.words),
+            fetch.row_tiles.eq(self.row_tiles),
+            fetch.start.eq(self.start),
+        ]
         num_in_flight = Signal(range(depth + 1))
-        do_fetch = self._read_ahead(m, mode, is_wide, fetch, num_in_flight != depth, constants, residuals)
-        self._compute(m, mode, constants, residuals, results)
-        do_write = self._write(m, mode, is_wide, target, results, activation)
+        do_fetch, is_reading = self._read_ahead(m, fetch, num_in_flight != depth, constants, residuals)
+        m.d.comb += self.can_start.eq(~fetch.is_active & ~is_reading & compute_jobs.i.ready & write_jobs.i.ready)
+        self._compute(m, compute_jobs.o, constants, residuals, results)
+        do_write = self._write(m, write_jobs.o, results)
         m.d.sync += num_in_flight.eq(num_in_flight + do_fetch - do_write)
-        m.d.comb += self.is_idle.eq(~fetch.is_active & (num_in_flight == 0))
         return m
 
-    def _read_ahead(self, m, mode, is_wide, fetch, has_place, constants, residuals):
-        """Read the constants and residuals of every word of `fetch`; return the event of a word's read."""
+    def _read_ahead(self, m, fetch, has_place, constants, residuals):
+        """Read the constants and residuals of every word of `fetch`; return the event of a word's read, and whether any
+        read is not over.
+        """
         config = self._config
+        mode = Signal(Drain)
+        m.d.comb += mode.eq(self.descriptor.mode)
         m.submodules.reads = reads = JointRead(
             {
                 "param": (8 * config.param_bytes, config.param_words),
@@ -117,7 +149,7 @@ class DrainUnit(wiring.Component):
             connect(m, getattr(reads, name), flipped(getattr(self, name)))
 
         # The address that the word will be written to is checked here, before anything of it is computed.
-        is_beyond = fetch.address >= Mux(is_wide, config.wide_words, config.act_words)
+        is_beyond = fetch.address >= Mux(_is_one_of(mode, WIDE_MODES), config.wide_words, config.act_words)
         is_target_fault = Signal()
         with m.If(fetch.is_active & is_beyond):
             m.d.sync += is_target_fault.eq(1)
@@ -136,17 +168,23 @@ class DrainUnit(wiring.Component):
             residuals.i.payload.eq(reads.words.wide_read),
             self.fault.eq(reads.fault | is_target_fault),
         ]
-        m.d.sync += self.num_ready.eq(self.num_ready + reads.is_retired - self.num_taken)
-        return do_fetch
+        num_reading = Signal(range(READ_LATENCY + 2))
+        m.d.sync += [
+            num_reading.eq(num_reading + do_fetch - reads.valid),
+            self.num_ready.eq(self.num_ready + reads.is_retired - self.num_taken),
+        ]
+        return do_fetch, num_reading != 0
 
-    def _compute(self, m, mode, constants, residuals, results):
+    def _compute(self, m, jobs, constants, residuals, results):
         """Send each part of `sums` with its constants through the elements; put their words into `results`."""
-        is_part, part = self._count_parts(m)
+        mode = jobs.payload.mode
+        is_part, part, is_last_part = self._count_parts(m, jobs)
         is_part_after = [is_part]
         for cycles in range(ELEMENT_CYCLES):
             is_part_after.append(delay(m, is_part_after[-1], 1, name=f"is_part_{cycles}", reset_less=False))
+        mode_after = delay(m, mode, RESIDUAL_CYCLES, name="mode")
         residual_part = Signal.like(part)
-        is_residual = is_part_after[RESIDUAL_CYCLES] & (mode == Drain.RESIDUAL)
+        is_residual = is_part_after[RESIDUAL_CYCLES] & (mode_after == Drain.RESIDUAL)
         with m.If(is_residual):
             m.d.sync += residual_part.eq(residual_part + 1)
         m.d.comb += [
@@ -168,7 +206,7 @@ class DrainUnit(wiring.Component):
                     element.mult.eq(Mux(mode == Drain.ROW_SCALE, of_row.mult, column.mult)),
                     element.shift.eq(Mux(mode == Drain.ROW_SCALE, of_row.shift, column.shift)),
                     element.residual.eq(residual[k]),
-                    element.mode.eq(mode),
+                    element.mode.eq(mode_after),
                 ]
                 parts.append(element.o)
         m.submodules.gather = gather = Gather(self._config.rows, self._config.depth, self._width, 16)
@@ -176,39 +214,72 @@ class DrainUnit(wiring.Component):
             gather.push.eq(is_part_after[ELEMENT_CYCLES]),
             gather.part.eq(Cat(parts)),
             results.i.valid.eq(gather.valid),
-            results.i.payload.eq(gather.word),
+            results.i.payload.word.eq(gather.word),
+            results.i.payload.is_last.eq(delay(m, is_last_part, ELEMENT_CYCLES, name="is_last_part")),
         ]
 
-    def _count_parts(self, m):
-        """Return whether `sums` holds a part of a word, and which."""
+    def _count_parts(self, m, jobs):
+        """Return whether `sums` holds a part of a word, which, and whether it is the last one of the command."""
         parts = self._config.depth // self._width
         tile_parts = self._config.columns // self._width
         # The parts of a tile leave the array in consecutive cycles; the last tile of a row may have fewer of them.
         num_left, part = Signal(range(tile_parts)), Signal(range(parts))
-        column_word = Signal(16)
-        is_part = self.is_first | (num_left != 0)
+        column_word, row = Signal(16), Signal(16)
+        is_part, is_row_end, is_last_part = Signal(), Signal(), Signal()
+        m.d.comb += [
+            is_part.eq(self.is_first | (num_left != 0)),
+            is_row_end.eq(is_part & part.all() & (column_word == jobs.payload.words - 1)),
+            is_last_part.eq(is_row_end & (row == jobs.payload.row_tiles - 1)),
+            jobs.ready.eq(is_last_part),
+        ]
         with m.If(is_part):
             m.d.sync += part.eq(part + 1)  # the number of parts is a power of two
             m.d.sync += num_left.eq(Mux(self.is_first, tile_parts - 1, num_left - 1))
-            with m.If(part.all()):
+            with m.If(is_row_end):
+                m.d.sync += [column_word.eq(0), num_left.eq(0), row.eq(Mux(is_last_part, 0, row + 1))]
+            with m.Elif(part.all()):
                 m.d.sync += column_word.eq(column_word + 1)
-                with m.If(column_word == self.words - 1):
-                    m.d.sync += [column_word.eq(0), num_left.eq(0)]
-        return is_part, part
+        return is_part, part, is_last_part
 
-    def _write(self, m, mode, is_wide, target, results, activation):
-        """Write each word to the next address of `target`; return the event of a word's write."""
-        is_activation = _is_one_of(mode, ACTIVATION_MODES)
+    def _write(self, m, jobs, results):
+        """Write each word to the next address of its command; return the event of a word's write."""
+        m.submodules.activation = activation = Activation(self._config, self._activation_module)
+        m.submodules.target = target = WordWalk()
+        job, mode = jobs.payload, jobs.payload.mode
         m.d.comb += [
-            activation.i.valid.eq(results.o.valid & is_activation),
-            activation.i.payload.eq(results.o.payload),
-            activation.is_gelu.eq(mode == Drain.GELU),
-            activation.one.eq(self.descriptor.one),
-            activation.curve.eq(self.descriptor.curve),
-            activation.mult.eq(self.descriptor.mult),
-            activation.shift.eq(self.descriptor.shift[:6]),
+            target.base.eq(job.dst_base),
+            target.stride.eq(job.dst_stride),
+            target.words.eq(job.words),
+            target.row_tiles.eq(job.row_tiles),
         ]
-        word = results.o.payload
+        is_running = Signal()
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.comb += target.start.eq(jobs.valid)
+                with m.If(jobs.valid):
+                    m.next = "Run"
+            with m.State("Run"):
+                m.d.comb += [is_running.eq(target.is_active), self.done.eq(~target.is_active), jobs.ready.eq(self.done)]
+                with m.If(self.done):
+                    m.next = "Idle"
+
+        # The words of the next command wait behind the last one of this.
+        is_activation, is_wide = _is_one_of(mode, ACTIVATION_MODES), _is_one_of(mode, WIDE_MODES)
+        has_last = Signal()  # the last word has gone to the activation
+        with m.If(self.done):
+            m.d.sync += has_last.eq(0)
+        with m.Elif(activation.i.valid & activation.i.ready & results.o.payload.is_last):
+            m.d.sync += has_last.eq(1)
+        m.d.comb += [
+            activation.i.valid.eq(results.o.valid & is_running & is_activation & ~has_last),
+            activation.i.payload.eq(results.o.payload.word),
+            activation.is_gelu.eq(mode == Drain.GELU),
+            activation.one.eq(job.one),
+            activation.curve.eq(job.curve),
+            activation.mult.eq(job.mult),
+            activation.shift.eq(job.shift),
+        ]
+        word = results.o.payload.word
         low_bytes = Cat(word[row][k][:8] for row in range(self._config.rows) for k in range(self._config.depth))
         for port, bits in (
             (self.act_write, Mux(is_activation, activation.o.payload, low_bytes)),
@@ -221,31 +292,19 @@ class DrainUnit(wiring.Component):
             ]
         is_act_word = Mux(is_activation, activation.o.valid, results.o.valid & ~is_wide)
         m.d.comb += [
-            self.act_write.request.valid.eq(is_act_word),
-            self.wide_write.request.valid.eq(results.o.valid & is_wide),
-            activation.o.ready.eq(is_activation & self.act_write.request.ready),
+            self.act_write.request.valid.eq(is_running & is_act_word),
+            self.wide_write.request.valid.eq(is_running & is_wide & results.o.valid),
+            activation.o.ready.eq(is_running & is_activation & self.act_write.request.ready),
         ]
         with m.If(is_activation):
-            m.d.comb += results.o.ready.eq(activation.i.ready)
+            m.d.comb += results.o.ready.eq(activation.i.valid & activation.i.ready)
         with m.Elif(is_wide):
-            m.d.comb += results.o.ready.eq(self.wide_write.request.ready)
+            m.d.comb += results.o.ready.eq(is_running & self.wide_write.request.ready)
         with m.Else():
-            m.d.comb += results.o.ready.eq(self.act_write.request.ready)
+            m.d.comb += results.o.ready.eq(is_running & self.act_write.request.ready)
         do_write = Cat(port.request.valid & port.request.ready for port in (self.act_write, self.wide_write)).any()
         m.d.comb += target.next.eq(do_write)
         return do_write
-
-    def _walk(self, m):
-        """Return a walk over the output words of the command."""
-        walk = WordWalk()
-        m.d.comb += [
-            walk.base.eq(self.descriptor.dst_base),
-            walk.stride.eq(self.descriptor.dst_stride),
-            walk.words.eq(self.words),
-            walk.row_tiles.eq(self.row_tiles),
-            walk.start.eq(self.start),
-        ]
-        return walk
 
     def _constants(self, words, mode):
         """Return the K constants of a word: of its columns, of its rows (the first R of K), or of the command."""

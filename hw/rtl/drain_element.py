@@ -18,8 +18,7 @@ class DrainElement(wiring.Component):
     Members
     -------
     acc, bias : In(signed(32)), mult : In(16), shift : In(6) - of one element, all in the same cycle
-    residual : In(signed(16)) - RESIDUAL_CYCLES later
-    mode : In(Drain) - stable while results are in flight
+    residual : In(signed(16)), mode : In(Drain) - of the element, RESIDUAL_CYCLES later
     o : Out(signed(16))
     """
 

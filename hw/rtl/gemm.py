@@ -1,10 +1,11 @@
 """GEMM unit: takes a command, walks its tiles through the array and lets the drain write the result."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.config import AccelConfig
+from hw.rtl.covered_rows import covered_rows
 from hw.rtl.delay import delay
 from hw.rtl.drain import DrainUnit
 from hw.rtl.gemm_array import STEP, GemmArray
@@ -22,20 +23,24 @@ from hw.rtl.ports import (
     wide_write,
 )
 from hw.rtl.tile_walk import TileWalk
-from hw.timing import READ_LATENCY, drain_width
+from hw.timing import MAX_RUNNING, READ_LATENCY, drain_width
+
+MAX_STARTED = MAX_RUNNING - 1
+"""Commands in the array or behind it; one more waits for the array."""
 
 
 class Gemm(wiring.Component):
     """Executes GEMM descriptors (docs/architecture.md section 4).
 
     One step (R x C x K products) per cycle; a tile of s steps takes max(s, C/G) cycles, G = drain_width (with GELU or
-    sigmoid activation_width, on average), and a command about array_latency + ELEMENT_CYCLES more. A command without
-    tokens, columns or steps is done at once.
+    sigmoid activation_width, on average). The array goes on with the next command while the results of the last one
+    are drained, so a command that reads what another GEMM writes must wait for it. A command without tokens, columns
+    or steps is done when those before it are.
 
     Members
     -------
     command, done, fault : unit_signature; after a fault the unit is frozen until reset
-    tokens : In(16) - live tokens, sampled when a command starts
+    tokens : In(pictures x u16) - live tokens of each picture, sampled when a command starts
     act, weight, param, wide_read, row_scale : read ports;  act_write, wide_write : write ports
     """
 
@@ -54,7 +59,7 @@ class Gemm(wiring.Component):
         super().__init__(
             {
                 **unit_signature(),
-                "tokens": In(16),
+                "tokens": In(data.ArrayLayout(16, config.pictures)),
                 "act": Out(act_read(config)),
                 "weight": Out(weight_read(config)),
                 "param": Out(param_read(config)),
@@ -82,49 +87,60 @@ class Gemm(wiring.Component):
             connect(m, getattr(drain, name), flipped(getattr(self, name)))
         m.submodules.walk = walk = TileWalk(config.columns // config.depth)
 
-        # Command: sizes in row tiles, output words and steps.
-        descriptor = Signal(descriptor_layout)
-        tokens, rows, cols = Signal(16), Signal(16), Signal(16)
+        # The next command is taken while the array still works on the last one, and waits here with its live tokens.
+        staged, running = Signal(descriptor_layout, reset_less=True), Signal(descriptor_layout, reset_less=True)
+        tokens, cols = Signal(16, reset_less=True), Signal(16)
         row_tiles, words, steps = Signal(16), Signal(16), Signal(16)
-        start = Signal()
+        covered = covered_rows(m, staged, tokens, config.rows)
         m.d.comb += [
-            rows.eq(Mux(descriptor.rows == 0, tokens, descriptor.rows)),
-            cols.eq(Mux(descriptor.cols == 0, tokens, descriptor.cols)),
-            self.fault.eq(reads.fault | drain.fault),
+            cols.eq(Mux(staged.cols == 0, tokens, staged.cols)),
+            row_tiles.eq(_ceil_divide(covered, config.rows)),
+            words.eq(_ceil_divide(cols, config.depth)),
+            steps.eq(Mux(staged.src_words == 0, _ceil_divide(tokens, config.depth), staged.src_words)),
         ]
+        is_void = (row_tiles == 0) | (words == 0) | (steps == 0)
+
+        # Started commands are in the array or behind it; a fault is that of the youngest one, and waits for the others.
+        num_started = Signal(range(MAX_STARTED + 1))
+        launch, start, void_done = Signal(), Signal(), Signal()
+        has_fault = reads.fault | drain.fault
+        can_launch = ~walk.is_active & ~start & drain.can_start & ~has_fault & (num_started != MAX_STARTED)
+        m.d.comb += [
+            self.done.eq(drain.done | void_done),
+            self.fault.eq(has_fault & (num_started == 1)),
+        ]
+        m.d.sync += [start.eq(launch), num_started.eq(num_started + launch - drain.done)]
         with m.FSM():
             with m.State("Idle"):
                 m.d.comb += self.command.ready.eq(1)
                 with m.If(self.command.valid):
-                    m.d.sync += [descriptor.eq(self.command.payload), tokens.eq(self.tokens)]
-                    m.next = "Size"
-            with m.State("Size"):
-                m.d.sync += [
-                    row_tiles.eq(_ceil_divide(rows, config.rows)),
-                    words.eq(_ceil_divide(cols, config.depth)),
-                    steps.eq(Mux(descriptor.src_words == 0, _ceil_divide(tokens, config.depth), descriptor.src_words)),
-                ]
-                m.next = "Start"
-            with m.State("Start"):
-                m.d.comb += start.eq((row_tiles != 0) & (words != 0) & (steps != 0))
-                m.next = "Run"
-            with m.State("Run"):
-                with m.If(drain.is_idle & ~self.fault):
-                    m.d.comb += self.done.eq(1)
+                    m.d.sync += [
+                        staged.eq(self.command.payload),
+                        tokens.eq(self.tokens[self.command.payload.picture]),
+                    ]
+                    m.next = "Staged"
+            with m.State("Staged"):
+                m.d.comb += launch.eq(~is_void & can_launch)
+                m.d.comb += void_done.eq(is_void & (num_started == 0))
+                with m.If(launch | void_done):
                     m.next = "Idle"
 
+        with m.If(launch):
+            m.d.sync += [
+                running.eq(staged),
+                walk.row_tiles.eq(row_tiles),
+                walk.words.eq(words),
+                walk.steps.eq(steps),
+            ]
         m.d.comb += [
-            walk.act_base.eq(descriptor.src_base),
-            walk.act_stride.eq(descriptor.src_stride),
-            walk.weight_base.eq(descriptor.aux_base),
-            walk.weight_stride.eq(descriptor.aux_stride),
-            walk.row_tiles.eq(row_tiles),
-            walk.words.eq(words),
-            walk.steps.eq(steps),
+            walk.act_base.eq(running.src_base),
+            walk.act_stride.eq(running.src_stride),
+            walk.weight_base.eq(running.aux_base),
+            walk.weight_stride.eq(running.aux_stride),
             walk.start.eq(start),
-            drain.descriptor.eq(descriptor),
-            drain.row_tiles.eq(row_tiles),
-            drain.words.eq(words),
+            drain.descriptor.eq(running),
+            drain.row_tiles.eq(walk.row_tiles),
+            drain.words.eq(walk.words),
             drain.start.eq(start),
             drain.sums.eq(array.sums),
             drain.is_first.eq(array.is_first),

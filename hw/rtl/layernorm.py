@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.config import AccelConfig
 from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
+from hw.rtl.covered_rows import covered_rows
 from hw.rtl.delay import delay
 from hw.rtl.norm_channel import NormChannel
 from hw.rtl.ports import PARAM_ENTRY, descriptor_layout
@@ -36,7 +37,7 @@ class LayerNorm(wiring.Component):
     Members
     -------
     command : In(stream of descriptor_layout) - taken when idle;  done : Out(1) - after the last write.
-    live : In - the live token count.
+    live : In - the live token count of the command's picture.
     wide_addresses, param_addresses : Out(address streams);  wide_words, param_words : In(word streams)
     act_writes : Out(stream of unchecked writes)
     """
@@ -75,9 +76,9 @@ class LayerNorm(wiring.Component):
         command = self.command.payload
         do_start = self.command.valid & self.command.ready
         job = Signal(job_layout, reset_less=True)
-        rows, tiles = Signal(16), Signal(16)
+        tiles = Signal(16)
+        rows = covered_rows(m, command, self.live, lanes)
         m.d.comb += [
-            rows.eq(Mux(command.rows == 0, self.live, command.rows)),
             tiles.eq((rows + lanes - 1) // lanes),
             statistics.dim.eq(job.dim),
             statistics.eps.eq(job.eps),

@@ -79,7 +79,7 @@ class OperandUnit(wiring.Component):
     Members
     -------
     command, done, fault : see unit_signature
-    tokens : In(16) - live tokens; sampled with the command.
+    tokens : In(pictures x u16) - live tokens of each picture; sampled with the command.
     act : Out(read port);  weight : Out(write port)
     """
 
@@ -88,7 +88,7 @@ class OperandUnit(wiring.Component):
         super().__init__(
             {
                 **unit_signature(),
-                "tokens": In(16),
+                "tokens": In(data.ArrayLayout(16, config.pictures)),
                 "act": Out(act_read(config)),
                 "weight": Out(weight_write(config)),
             }
@@ -103,10 +103,12 @@ class OperandUnit(wiring.Component):
         m.submodules.writes = writes = RowWalk()
         m.submodules.reader = reader = MemoryReader(8 * config.act_bytes)
         connect(m, reader.port, flipped(self.act))
+        tokens = Signal(16)
+        m.d.comb += tokens.eq(self.tokens[self.command.payload.picture])
         for walk in (reads, writes):
             m.d.comb += [
                 walk.start.eq(do_start),
-                walk.row_tiles.eq((self.tokens + config.rows - 1) >> exact_log2(config.rows)),
+                walk.row_tiles.eq((tokens + config.rows - 1) >> exact_log2(config.rows)),
                 walk.words.eq(self.command.payload.src_words),
             ]
 

@@ -18,7 +18,8 @@ from hw.rtl.tree import reduce_tree
 from quant.layers import CLS_SCORE
 
 WEIGHT_FRACTION_BITS = 8
-"""The weight of a token in the package is its score without these bits."""
+WEIGHT_BITS = 16 - WEIGHT_FRACTION_BITS
+"""The weight of a token in the package is its score without the fraction bits."""
 
 DECISION = data.StructLayout({"is_kept": 1, "score": 16})
 """What SELECT decided about one token; meaningless beyond live."""
@@ -213,7 +214,7 @@ class Select(wiring.Component):
                 self.decision.decisions[lane].score.eq(Mux(is_cls, CLS_SCORE, score)),
             ]
             is_pruned = Signal(name=f"is_pruned_{lane}", reset_less=True)
-            weight = Signal(16 - WEIGHT_FRACTION_BITS, name=f"weight_{lane}", reset_less=True)
+            weight = Signal(WEIGHT_BITS, name=f"weight_{lane}", reset_less=True)
             is_leaving = ~is_kept & (token < self.live)
             m.d.sync += [
                 is_pruned.eq(is_leaving),

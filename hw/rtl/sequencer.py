@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hw.config import AccelConfig
 from hw.isa import UNIT_OF, Drain, ErrorCode, Opcode, Unit
 from hw.regmap import Status
 from hw.rtl.axi import AXI_ADDRESS_WIDTH, burst_layout, read_beat_layout
@@ -54,8 +55,8 @@ class Sequencer(wiring.Component):
     cycles : Out(32);  busy_cycles, wait_cycles : Out(cycles_layout)
     """
 
-    def __init__(self, axi_bytes):
-        self._axi_bytes = axi_bytes
+    def __init__(self, config: AccelConfig):
+        self._config = config
         super().__init__(
             {
                 "start": In(1),
@@ -64,7 +65,7 @@ class Sequencer(wiring.Component):
                 "program_length": In(32),
                 "watchdog": In(32),
                 "bursts": Out(stream.Signature(burst_layout)),
-                "beats": In(stream.Signature(read_beat_layout(axi_bytes))),
+                "beats": In(stream.Signature(read_beat_layout(config.axi_bytes))),
                 "fetch_flush": Out(1),
                 "fetch_idle": In(1),
                 "flush": Out(1),
@@ -89,7 +90,7 @@ class Sequencer(wiring.Component):
         do_start, do_drain = Signal(), Signal()
         do_reset = do_start | do_drain
         m.d.sync += self.unit_reset.eq(do_reset)
-        m.submodules.fetch = fetch = ResetInserter(self.fetch_flush)(Fetch(self._axi_bytes))
+        m.submodules.fetch = fetch = ResetInserter(self.fetch_flush)(Fetch(self._config.axi_bytes))
         dispatchers = [ResetInserter(do_reset)(Dispatcher()) for _ in Unit]
         for unit, dispatcher in zip(Unit, dispatchers, strict=True):
             m.submodules[unit.name.lower()] = dispatcher
@@ -168,7 +169,8 @@ class Sequencer(wiring.Component):
                 m.d.sync += state.eq(State.FINISH)
             for unit, dispatcher in zip(Unit, dispatchers, strict=True):
                 with m.Case(*(opcode for opcode, owner in UNIT_OF.items() if owner is unit)):
-                    is_legal = ~((descriptor.opcode == Opcode.GEMM) & (descriptor.mode > max(Drain)))
+                    is_legal = (descriptor.opcode != Opcode.GEMM) | (descriptor.mode <= max(Drain))
+                    is_legal &= descriptor.picture < self._config.pictures
                     m.d.comb += [
                         bad_opcode.eq(~is_legal),
                         dispatcher.i.valid.eq(is_legal),

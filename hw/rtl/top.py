@@ -78,7 +78,7 @@ class Top(wiring.Component):
         sync.clk, sync.rst, unit.clk = self.clk, self.rst, self.clk
 
         m.submodules.csr = csr = Csr(config)
-        m.submodules.sequencer = sequencer = Sequencer(config.axi_bytes)
+        m.submodules.sequencer = sequencer = Sequencer(config)
         m.d.comb += unit.rst.eq(sequencer.unit_reset)
         separate = self._separate
         units: dict[Unit, Any] = {

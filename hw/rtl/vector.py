@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -11,6 +11,7 @@ from hw.isa import Opcode
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.rtl import ports
 from hw.rtl.compact import Compact
+from hw.rtl.covered_rows import covered_rows
 from hw.rtl.layernorm import LayerNorm
 from hw.rtl.selector import Select
 from hw.rtl.softmax import Softmax
@@ -39,7 +40,7 @@ ENGINE_OF = {
 class VectorUnit(wiring.Component):
     """BEGIN, LAYER_NORM, SOFTMAX, UNIFORM, SELECT and COMPACT, one command at a time.
 
-    A command over the live tokens while there are none is done at once.
+    A command that covers no row, because its picture has no live token there, is done at once.
 
     Engines form addresses with one bit more than a port has; here each is compared with the depth of its memory. One
     that lies outside is never requested, so the unit freezes on it and `fault` stays high until reset.
@@ -49,8 +50,8 @@ class VectorUnit(wiring.Component):
     command, done, fault : see unit_signature
     act_read, wide_read, param : Out(read ports);  act_write, wide_write, row_scale : Out(write ports)
     token : In(read port, seen from the reader) - the token list, for the store unit.
-    tokens : Out(16) - live tokens, 0 after reset.
-    token_counts : Out(registers x u16) - live after each COMPACT, by its index; cleared by BEGIN.
+    tokens : Out(pictures x u16) - live tokens of each picture, 0 after reset.
+    token_counts : Out(registers x u16) - live after each COMPACT, by its index; 0 after reset.
     """
 
     def __init__(self, config: AccelConfig, norm_module: str | None = None, exp_module: str | None = None):
@@ -66,7 +67,7 @@ class VectorUnit(wiring.Component):
                 "param": Out(ports.param_read(config)),
                 "row_scale": Out(ports.row_scale_write(config)),
                 "token": In(ports.token_read()),
-                "tokens": Out(16),
+                "tokens": Out(data.ArrayLayout(16, config.pictures)),
                 "token_counts": Out(data.ArrayLayout(16, NUM_TOKEN_REGISTERS)),
             }
         )
@@ -85,7 +86,7 @@ class VectorUnit(wiring.Component):
             Engine.COMPACT: compact,
         }
         active = Signal(Engine)
-        self._dispatch(m, engines, active)
+        self._dispatch(m, engines, active, compact)
 
         # The state of the selection belongs to the compaction engine
         m.d.comb += [
@@ -96,7 +97,7 @@ class VectorUnit(wiring.Component):
             compact.decide.eq(select.decide),
             compact.decision.eq(select.decision),
             compact.verdict.eq(select.verdict),
-            self.tokens.eq(compact.live),
+            self.tokens.eq(compact.tokens),
             self.token_counts.eq(compact.token_counts),
         ]
         connect(m, compact.token, flipped(self.token))
@@ -122,25 +123,31 @@ class VectorUnit(wiring.Component):
         m.d.sync += self.fault.eq(Cat(outside).any())
         return m
 
-    def _dispatch(self, m, engines, active):
-        """Hand the command to its engine; hold the next one back until the engine is done."""
+    def _dispatch(self, m, engines, active, compact):
+        """Hand the command to its engine, with its picture; hold the next one back until the engine is done."""
         is_busy, is_void, void_done = Signal(), Signal(), Signal()
+        is_free = ~is_busy & ~void_done
         command = self.command.payload
-        m.d.comb += is_void.eq((self.tokens == 0) & (command.rows == 0))
+        picture = Signal.like(compact.picture)
+        covered = covered_rows(m, command, compact.live, self._config.rows)
+        m.d.comb += [
+            compact.picture.eq(Mux(is_busy, picture, command.picture)),
+            is_void.eq((covered == 0) & (command.opcode != Opcode.BEGIN)),
+        ]
         m.d.sync += void_done.eq(0)
         with m.If(is_void):
-            m.d.comb += self.command.ready.eq(~is_busy & ~void_done)
+            m.d.comb += self.command.ready.eq(is_free)
             m.d.sync += void_done.eq(self.command.valid & self.command.ready)
         with m.Else(), m.Switch(command.opcode):
             for opcode, name in ENGINE_OF.items():
                 engine = engines[name]
                 with m.Case(opcode):
                     m.d.comb += [
-                        engine.command.valid.eq(self.command.valid & ~is_busy),
-                        self.command.ready.eq(engine.command.ready & ~is_busy),
+                        engine.command.valid.eq(self.command.valid & is_free),
+                        self.command.ready.eq(engine.command.ready & is_free),
                     ]
                     with m.If(self.command.valid & self.command.ready):
-                        m.d.sync += [active.eq(name), is_busy.eq(1)]
+                        m.d.sync += [active.eq(name), is_busy.eq(1), picture.eq(command.picture)]
         for engine in engines.values():
             m.d.comb += engine.command.payload.eq(command)
         m.d.comb += self.done.eq(Cat(void_done, *(engine.done for engine in engines.values())).any())
