@@ -41,7 +41,9 @@ NORM_START_CYCLES = 62
 SOFTMAX_TILE_CYCLES = 24
 """Row scale of a softmax row tile, from one tile to the next."""
 
-SELECT_TILE_CYCLES = 21
+SELECT_TILE_CYCLES = 10
+"""Division of a selection row tile, from one tile to the next."""
+
 PACKAGE_CYCLES = 11
 """From the last rows of a channel word to its package, without the positions that share a requantizer."""
 
@@ -114,9 +116,7 @@ def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memor
         case Opcode.UNIFORM:
             return Work(24 + ceil_div(live, config.depth) + tiles)
         case Opcode.SELECT:
-            words = ceil_div(descriptor.heads, config.depth)
-            steady = tiles * (SELECT_TILE_CYCLES + 2 * words)
-            return _streamed(2, steady, 3, {Port.ACT_READ: 2 * words * tiles / steady})
+            return _select(tiles, descriptor.heads, ceil_div(descriptor.heads, config.depth))
         case Opcode.COMPACT:
             return _compact(tiles, words, live, config) if tokens.is_merging else Work(2)
         case Opcode.LOAD:
@@ -187,6 +187,13 @@ def _softmax(tiles: int, words: int) -> Work:
     steady = 2 * words + (tiles - 1) * max(SOFTMAX_TILE_CYCLES, 2 * words + 3)
     reads = 2 * words * tiles / steady
     return _streamed(5, steady, 31, {Port.WIDE_READ: reads, Port.ACT_WRITE: reads / 2})
+
+
+def _select(tiles: int, heads: int, words: int) -> Work:
+    """One head a cycle and one more a word; the division of a row tile beside the sums of the next."""
+    sums = heads + words
+    steady = sums + (tiles - 1) * max(SELECT_TILE_CYCLES, sums + 3)
+    return _streamed(2, steady, 15, {Port.ACT_READ: 2 * words * tiles / steady})
 
 
 def _compact(tiles: int, words: int, live: int, config: AccelConfig) -> Work:

@@ -33,7 +33,8 @@ def run_jobs(dut, jobs, pause=0.0):
     return received
 
 
-def test_divide_is_floor_division() -> None:
+@pytest.mark.parametrize("bits_per_cycle", [1, 2])
+def test_divide_is_floor_division(bits_per_cycle: int) -> None:
     rng = np.random.default_rng(3)
     cases = [(0, 0, 1), (0, 65535, 1), (0, 65535, 65535), (131070, 65535, 131071), (65535, 0, 65536), (1, 0, 2)]
     for divisor in rng.integers(1, 1 << 17, 58).tolist():
@@ -42,7 +43,7 @@ def test_divide_is_floor_division() -> None:
         [{"high": high, "low": low, "divisor": divisor} for high, low, divisor in cases[i : i + LANES]]
         for i in range(0, len(cases), LANES)
     ]
-    quotients = [lane for job in run_jobs(Divide(LANES), jobs) for lane in job]
+    quotients = [lane for job in run_jobs(Divide(LANES, bits_per_cycle), jobs) for lane in job]
     assert quotients == [((high << 16) + low) // divisor for high, low, divisor in cases]
 
 

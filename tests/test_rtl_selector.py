@@ -3,7 +3,7 @@
 Testpoints: every decision and score, package weight sum and count; CLS always kept; a former package never kept;
 importances all zero; largest scores and importances; thresholds 0, 65535, a score and the next one (ties);
 live 1, not a multiple of R, full; H below, equal to, above and not a multiple of K, noise in the channels beyond H;
-pauses; back-to-back commands.
+pauses; back-to-back commands; the cycles of hw.unit_cycles, limited by the division and by the heads.
 """
 
 import numpy as np
@@ -11,10 +11,12 @@ import pytest
 
 from hw.config import AccelConfig
 from hw.isa import Descriptor, Opcode
+from hw.memory_model import MemoryModel
 from hw.rtl.selector import Select
+from hw.unit_cycles import Tokens, unit_work
 from quant.approx import keep_scores
 from quant.layers import CLS_SCORE
-from tests.rtl_vector import pack_rows, run_engine
+from tests.rtl_vector import Harness, cycles_until, pack_rows, run_engine
 
 CONFIGS = {
     "2x2": AccelConfig(2, 4, 2, act_words=256, wide_words=256, weight_words=16, param_words=64, max_tokens=16),
@@ -118,3 +120,19 @@ def test_largest_sums(has_package: bool) -> None:
 def test_single_token_is_kept() -> None:
     one = np.ones((1, 3), dtype=np.int64)
     check(CONFIGS["2x4"], one, one, [0, 65535])
+
+
+@pytest.mark.parametrize(("name", "live", "heads"), [("4x8", 3, 3), ("4x8", 32, 3), ("4x8", 29, 12), ("2x2", 7, 9)])
+def test_cycles_are_those_of_the_model(name: str, live: int, heads: int) -> None:
+    config = CONFIGS[name]
+    engine = Select(config)
+    harness = Harness(engine, memories={"act": [0] * config.act_words}, written={})
+    command = Descriptor(Opcode.SELECT, src_stride=5, aux_stride=5, heads=heads, threshold=1)
+    work = unit_work(command, Tokens(live), config, MemoryModel())
+
+    async def testbench(ctx):
+        ctx.set(engine.live, live)
+        await harness.issue(ctx, command)
+        assert await cycles_until(ctx, engine.done) == work.cycles
+
+    harness.run(testbench)

@@ -1,4 +1,4 @@
-"""Serial divider: one quotient bit per cycle, all lanes in lock step."""
+"""Serial divider: one or more quotient bits per cycle, all lanes in lock step."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -12,7 +12,7 @@ DIVISION = data.StructLayout({"high": DIVISOR_BITS, "low": QUOTIENT_BITS, "divis
 
 
 class Divide(wiring.Component):
-    """Restoring division with a 16-bit quotient, rounded down; 16 cycles, one job at a time.
+    """Restoring division with a 16-bit quotient, rounded down; 16 / bits_per_cycle cycles, one job at a time.
 
     quotient = (high * 2**16 + low) // divisor for high < divisor. With high == divisor and low == 0 it is 65535: the
     remainder never falls below the divisor, so every bit is one. That is the saturation reciprocal_sqrt asks for.
@@ -21,23 +21,24 @@ class Divide(wiring.Component):
     -------
     i : In(stream of `lanes` DIVISION) - taken when idle.
     o : Out(stream of `lanes` u16) - held until it is taken.
-    has_digits : Out(1), digits : Out(lanes) - the quotients bit by bit, from the top.
+    has_digits : Out(1), digits : Out(lanes x bits_per_cycle) - the quotients piece by piece, from the top.
     """
 
-    def __init__(self, lanes):
-        self._lanes = lanes
+    def __init__(self, lanes, bits_per_cycle=1):
+        self._lanes, self._bits_per_cycle = lanes, bits_per_cycle
         super().__init__(
             {
                 "i": In(stream.Signature(data.ArrayLayout(DIVISION, lanes))),
                 "o": Out(stream.Signature(data.ArrayLayout(QUOTIENT_BITS, lanes))),
                 "has_digits": Out(1),
-                "digits": Out(lanes),
+                "digits": Out(data.ArrayLayout(bits_per_cycle, lanes)),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        steps_left = Signal(range(QUOTIENT_BITS))
+        num_steps = QUOTIENT_BITS // self._bits_per_cycle
+        steps_left = Signal(range(num_steps))
         do_load, do_step = Signal(), Signal()
 
         with m.FSM():
@@ -45,7 +46,7 @@ class Divide(wiring.Component):
                 m.d.comb += self.i.ready.eq(1)
                 m.d.comb += do_load.eq(self.i.valid)
                 with m.If(do_load):
-                    m.d.sync += steps_left.eq(QUOTIENT_BITS - 1)
+                    m.d.sync += steps_left.eq(num_steps - 1)
                     m.next = "Divide"
             with m.State("Divide"):
                 m.d.comb += [do_step.eq(1), self.has_digits.eq(1)]
@@ -62,18 +63,23 @@ class Divide(wiring.Component):
             divisor = Signal(DIVISOR_BITS, name=f"divisor_{lane}", reset_less=True)
             # Dividend bits leave at the top as quotient bits enter at the bottom.
             quotient = Signal(QUOTIENT_BITS, name=f"quotient_{lane}", reset_less=True)
-            partial = Signal(DIVISOR_BITS + 1, name=f"partial_{lane}")
-            fits = Signal(name=f"fits_{lane}")
-            m.d.comb += [
-                partial.eq(Cat(quotient[-1], remainder)),
-                fits.eq(partial >= divisor),
-                self.digits[lane].eq(fits),
-                self.o.payload[lane].eq(quotient),
-            ]
+            m.d.comb += self.o.payload[lane].eq(quotient)
             with m.If(do_load):
                 job = self.i.payload[lane]
                 m.d.sync += [remainder.eq(job.high), quotient.eq(job.low), divisor.eq(job.divisor)]
+            left, quotient_bits = remainder, quotient
+            for bit in range(self._bits_per_cycle):
+                partial = Signal(DIVISOR_BITS + 1, name=f"partial_{lane}_{bit}")
+                difference = Signal(DIVISOR_BITS + 2, name=f"difference_{lane}_{bit}")
+                rest = Signal(DIVISOR_BITS, name=f"rest_{lane}_{bit}")
+                fits = ~difference[-1]
+                m.d.comb += [
+                    partial.eq(Cat(quotient[-1 - bit], left)),
+                    difference.eq(partial - divisor),
+                    rest.eq(Mux(fits, difference, partial)),
+                ]
+                left, quotient_bits = rest, Cat(fits, quotient_bits)
+            m.d.comb += self.digits[lane].eq(quotient_bits)
             with m.If(do_step):
-                m.d.sync += remainder.eq(Mux(fits, partial - divisor, partial))
-                m.d.sync += quotient.eq(Cat(fits, quotient[:-1]))
+                m.d.sync += [remainder.eq(left), quotient.eq(quotient_bits)]
         return m

@@ -11,7 +11,6 @@ from hw.config import AccelConfig
 from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
 from hw.rtl.delay import delay
 from hw.rtl.divide import Divide
-from hw.rtl.fabric import fabric_product
 from hw.rtl.ports import descriptor_layout
 from hw.rtl.row_scale import SUM_BITS
 from hw.rtl.tree import reduce_tree
@@ -23,6 +22,9 @@ WEIGHT_BITS = 16 - WEIGHT_FRACTION_BITS
 
 DECISION = data.StructLayout({"is_kept": 1, "score": 16})
 """What SELECT decided about one token; meaningless beyond live."""
+
+QUOTIENT_BITS_PER_CYCLE = 2
+"""A row tile of few heads would wait for a slower division."""
 
 verdict_layout = data.StructLayout({"pruned": 9, "weight_sum": SUM_BITS})
 """Tokens that leave, a former package included, and the sum of their weights."""
@@ -38,7 +40,8 @@ def decision_write(config: AccelConfig):
 class Select(wiring.Component):
     """SELECT. Golden: quant.approx.keep_scores and the selection rule of docs/architecture.md.
 
-    A row tile of ceil(H / K) words takes 2 cycles per word and about 25 for the division, all lanes together.
+    All lanes together take one head per cycle, so that a lane needs one multiplier. The sums of a row tile grow beside
+    the division of the one before; hw.unit_cycles has the cycles.
 
     Members
     -------
@@ -68,58 +71,72 @@ class Select(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes, depth = self._config.rows, self._config.depth
-        m.submodules.divide = divide = Divide(lanes)
+        m.submodules.divide = divide = Divide(lanes, QUOTIENT_BITS_PER_CYCLE)
 
         # Command
         command = self.command.payload
         do_start = self.command.valid & self.command.ready
         heads, threshold = Signal(8, reset_less=True), Signal(16, reset_less=True)
         words, tiles = Signal(8), Signal(9)
+        tiles_left = Signal.like(tiles, reset_less=True)  # to be summed
         row_tile, last_tile = Signal(8, reset_less=True), Signal(8, reset_less=True)
         m.d.comb += [words.eq((command.heads + depth - 1) // depth), tiles.eq((self.live + lanes - 1) // lanes)]
         with m.If(do_start):
             m.d.sync += [
                 heads.eq(command.heads),
                 threshold.eq(command.threshold),
+                tiles_left.eq(tiles),
                 row_tile.eq(0),
                 last_tile.eq(tiles - 1),
             ]
         self._read(m, do_start, words, tiles)
 
-        # Control: words come in pairs, the token scores and then the head scores of the same heads
+        # Sums of a row tile, head by head, beside the division of the tile before. Words come in pairs, the token
+        # scores and then the head scores of the same heads.
         is_head_word = Signal()
-        heads_left = Signal(8, reset_less=True)
-        is_first = Signal(reset_less=True)
-        take, take_pair = Signal(), Signal()
-        is_last = heads_left <= depth
-        m.d.comb += take_pair.eq(take & is_head_word)
-        with m.If(take):
-            m.d.sync += is_head_word.eq(~is_head_word)
-        with m.If(do_start | (take_pair & is_last)):
-            m.d.sync += [heads_left.eq(Mux(do_start, command.heads, heads)), is_first.eq(1)]
-        with m.Elif(take_pair):
-            m.d.sync += [heads_left.eq(heads_left - depth), is_first.eq(0)]
-        is_summing = Signal(3)
-        m.d.sync += is_summing.eq(Cat(take_pair, is_summing))
+        position, heads_left = Signal(range(depth)), Signal(8, reset_less=True)
+        take_token, take_head, is_last_head = Signal(), Signal(), Signal()
+        is_summing = Signal(2)  # a head is two cycles on its way to the sums
+        m.d.comb += is_last_head.eq(heads_left <= 1)
+        m.d.sync += is_summing.eq(Cat(take_head, is_summing))
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.sync += heads_left.eq(command.heads)
+                with m.If(do_start):
+                    m.next = "Sum"
+            with m.State("Sum"):
+                m.d.comb += [
+                    take_token.eq(self.act_words.valid & ~is_head_word),
+                    take_head.eq(self.act_words.valid & is_head_word),
+                    self.act_words.ready.eq(~is_head_word | is_last_head | (position == depth - 1)),
+                ]
+                with m.If(take_head):
+                    m.d.sync += [position.eq(position + 1), heads_left.eq(heads_left - 1)]
+                with m.If(take_head & is_last_head):
+                    m.d.sync += position.eq(0)
+                    m.next = "Settle"
+                with m.If(self.act_words.valid & self.act_words.ready):
+                    m.d.sync += is_head_word.eq(~is_head_word)
+            with m.State("Settle"):
+                m.d.comb += divide.i.valid.eq(is_summing == 0)
+                m.d.sync += heads_left.eq(heads)
+                with m.If(divide.i.valid & divide.i.ready):
+                    m.d.sync += tiles_left.eq(tiles_left - 1)
+                    m.next = "Sum"
+                    with m.If(tiles_left == 1):
+                        m.next = "Idle"
+
+        # Decisions, as the quotients come
         is_judged = Signal()
+        m.d.comb += [divide.o.ready.eq(1), self.decide.eq(divide.o.valid)]
         with m.FSM():
             with m.State("Idle"):
                 m.d.comb += self.command.ready.eq(1)
-                with m.If(self.command.valid):
-                    m.next = "Sum"
-            with m.State("Sum"):
-                m.d.comb += [self.act_words.ready.eq(1), take.eq(self.act_words.valid)]
-                with m.If(take_pair & is_last):
-                    m.next = "Settle"
-            with m.State("Settle"):
-                m.d.comb += divide.i.valid.eq(is_summing == 0)
-                with m.If(divide.i.valid & divide.i.ready):
+                with m.If(do_start):
                     m.next = "Decide"
             with m.State("Decide"):
-                m.d.comb += [divide.o.ready.eq(1), self.decide.eq(divide.o.valid)]
                 with m.If(self.decide):
                     m.d.sync += row_tile.eq(row_tile + 1)
-                    m.next = "Sum"
                     with m.If(row_tile == last_tile):
                         m.next = "Judge"
             with m.State("Judge"):
@@ -130,7 +147,7 @@ class Select(wiring.Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "Idle"
 
-        self._sum(m, take & ~is_head_word, take_pair, is_first, heads_left, heads, is_summing[2], divide)
+        self._sum(m, take_token, take_head, position, is_summing, heads, divide)
         self._decide(m, do_start, threshold, row_tile, divide)
         return m
 
@@ -159,33 +176,34 @@ class Select(wiring.Component):
         with m.Else():
             connect(m, token_walk.o, flipped(self.act_addresses))
 
-    def _sum(self, m, take_token, take_pair, is_first, heads_left, heads, accumulate, divide):
+    def _sum(self, m, take_token, take_head, position, is_summing, heads, divide):
         """Sum t*a, a and t over the heads of each lane; what is divided depends on whether sum(a) is zero."""
-        lanes, depth = self._config.rows, self._config.depth
-        bytes_in = data.View(data.ArrayLayout(8, lanes * depth), self.act_words.payload)
-        sum_first = delay(m, is_first, 3, name="sum_first")
+        lanes, lane_bits = self._config.rows, 8 * self._config.depth
+        token_word = Signal(lanes * lane_bits, reset_less=True)
+        with m.If(take_token):
+            m.d.sync += token_word.eq(self.act_words.payload)
+        is_fresh = Signal(init=1)  # the next head is the first of its row tile
+        with m.If(is_summing[1]):
+            m.d.sync += is_fresh.eq(0)
+        with m.If(divide.i.valid):
+            m.d.sync += is_fresh.eq(1)
         for lane in range(lanes):
-            products, tokens, importances = [], [], []
-            for position in range(depth):
-                name = f"{lane}_{position}"
-                byte = bytes_in[lane * depth + position]
-                masked = Mux(position < heads_left, byte, 0)
-                token = Signal(8, name=f"token_{name}", reset_less=True)
-                importance = Signal(8, name=f"importance_{name}", reset_less=True)
-                product = Signal(16, name=f"product_{name}", reset_less=True)
-                with m.If(take_token):
-                    m.d.sync += token.eq(masked)
-                m.d.sync += [importance.eq(masked), product.eq(fabric_product(token, importance))]
-                products.append(product)
-                tokens.append(delay(m, token, 1, name=f"token_{name}"))
-                importances.append(delay(m, importance, 1, name=f"importance_{name}"))
+            token = Signal(8, name=f"token_{lane}", reset_less=True)
+            head = Signal(8, name=f"head_{lane}", reset_less=True)
+            product = Signal(16, name=f"product_{lane}", reset_less=True)
+            with m.If(take_head):
+                m.d.sync += [
+                    token.eq(token_word.word_select(lane, lane_bits).word_select(position, 8)),
+                    head.eq(self.act_words.payload.word_select(lane, lane_bits).word_select(position, 8)),
+                ]
+            m.d.sync += product.eq(token * head)
             totals = []
-            for terms, width, name in ((products, 24, "products"), (tokens, 16, "tokens"), (importances, 16, "heads")):
-                word_sum = Signal(width, name=f"word_{name}_{lane}", reset_less=True)
+            for term, width, name in ((product, 24, "products"), (token, 16, "tokens"), (head, 16, "heads")):
                 total = Signal(width, name=f"total_{name}_{lane}", reset_less=True)
-                m.d.sync += word_sum.eq(reduce_tree(add, terms))
-                with m.If(accumulate):
-                    m.d.sync += total.eq(word_sum + Mux(sum_first, 0, total))
+                if term is not product:
+                    term = delay(m, term, 1, name=f"{name}_{lane}")
+                with m.If(is_summing[1]):
+                    m.d.sync += total.eq(term + Mux(is_fresh, 0, total))
                 totals.append(total)
             weighted, unweighted, importance = totals
             # The score has 16 bits: the dividend is the sum with 8 more fraction bits, split at 2**16.
