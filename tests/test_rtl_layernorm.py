@@ -17,7 +17,7 @@ from tests.rtl_streams import pack_word, unpack_word
 from tests.rtl_vector import pack_rows, run_engine
 
 CONFIGS = {
-    "2x2": AccelConfig(2, 4, 2, act_words=256, wide_words=256, weight_words=16, param_words=64, max_tokens=16),
+    "2x2": AccelConfig(2, 4, 2, act_words=256, wide_words=256, weight_words=16, param_words=64, max_tokens=32),
     "2x4": AccelConfig(2, 8, 4, act_words=512, wide_words=512, weight_words=16, param_words=256, max_tokens=16),
     "4x8": AccelConfig(4, 8, 8, act_words=256, wide_words=256, weight_words=16, param_words=64, max_tokens=16),
 }
