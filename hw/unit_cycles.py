@@ -238,7 +238,7 @@ def _load(descriptor: Descriptor, config: AccelConfig, memory: MemoryModel) -> W
         Memory.PARAM: config.param_bytes,
     }[target]
     stripes = ceil_div(descriptor.length, max(BURST_BYTES, word_bytes))  # a short transfer does not reach every port
-    rate = min(memory.read_rate(config), float(stripes), word_bytes / config.axi_bytes)
+    rate = min(memory.read_rate(config, word_bytes), float(stripes), word_bytes / config.axi_bytes)
     demand = {Port.BUS: rate / config.axi_ports, Port.DDR: rate * memory.bus_share(config)}
     if target in WRITE_PORTS:
         demand[WRITE_PORTS[target]] = rate * config.axi_bytes / word_bytes
