@@ -7,7 +7,6 @@ cut to its largest count; what a picture with fewer tokens has behind them is pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,8 +15,8 @@ from torch import Tensor
 from quant import float_layers, layers
 from quant.approx import keep_scores, package_token
 from quant.float_layers import FloatGelu, FloatLinear, FloatNorm, Tables
+from quant.live_tokens import LiveTokens
 from quant.network import Block, IntegerNetwork, Selector
-from quant.reference import PACKAGE_TOKEN
 
 Recorder = Callable[[str, Tensor, Tensor], None]
 """Receives each tap of a batch: its name, the codes with the batch in front, and the number of live rows (B,).
@@ -31,20 +30,6 @@ class FastInference(NamedTuple):
 
     logits_i16: Tensor
     num_tokens: Tensor
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """The residual stream (B, N, D), live tokens (B,), and the token indices (B, N) of quant.reference."""
-
-    residual: Tensor
-    count: Tensor
-    index: Tensor
-
-    @property
-    def valid(self) -> Tensor:
-        """The live rows, (B, N) bool."""
-        return torch.arange(self.residual.shape[1], device=self.count.device) < self.count[:, None]
 
 
 class FastGolden:
@@ -68,22 +53,20 @@ class FastGolden:
         record = record or _ignore
         patches = self._patches(pictures_u8.to(self.device))
         residual = float_layers.residual_linear(self.position, patches, self.patch_embed)
-        count = torch.full((len(residual),), config.num_tokens, device=self.device)
-        record("patch_embed", residual, count)
-        index = torch.arange(config.num_tokens, device=self.device).expand(len(residual), -1)
-        tokens, counts = _Tokens(residual, count, index), []
+        tokens, counts = LiveTokens.all_of(residual), []
+        record("patch_embed", residual, tokens.count)
         for number, block in enumerate(self.blocks):
             if number in config.selectors:
                 stage = config.selectors.index(number)
                 tokens = self.selectors[stage].run(tokens, f"selectors.{stage}", record)
                 counts.append(tokens.count)
             tokens = block.run(tokens, f"blocks.{number}", record)
-        one = torch.ones_like(count)
+        one = torch.ones_like(tokens.count)
         normed = float_layers.norm(tokens.residual[:, :1], self.norm)
         record("norm", normed, one)
         logits = float_layers.linear(normed, self.head, 16)
         record("head", logits, one)
-        num_tokens = torch.stack(counts, dim=1) if counts else count.new_zeros(len(count), 0)
+        num_tokens = torch.stack(counts, dim=1) if counts else one.new_zeros(len(one), 0)
         return FastInference(logits[:, 0].to(torch.int64), num_tokens)
 
     def _patches(self, pictures_u8: Tensor) -> Tensor:
@@ -113,7 +96,7 @@ class _FastBlock:
         self.proj, self.fc2 = FloatLinear.of(block.proj, device), FloatLinear.of(block.fc2, device)
         self.fc1 = FloatGelu.of(block.fc1, config.delta1, device)
 
-    def run(self, tokens: _Tokens, name: str, record: Recorder) -> _Tokens:
+    def run(self, tokens: LiveTokens, name: str, record: Recorder) -> LiveTokens:
         """Return the tokens after the block."""
         count, residual = tokens.count, tokens.residual
         normed = float_layers.norm(residual, self.norm1)
@@ -133,16 +116,15 @@ class _FastBlock:
             ("mlp.fc2", result),
         ):
             record(f"{name}.{tap}", value, count)
-        return _Tokens(result, count, tokens.index)
+        return tokens.with_residual(result)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, tokens: _Tokens, name: str, record: Recorder) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, tokens: LiveTokens, name: str, record: Recorder) -> Tensor:
         """Attention context (B, N, D) of q, k and v (B, N, D)."""
         block = self.block
         q, k, v = (layers.split_heads(x, self.heads) for x in (q, k, v))  # (B, H, N, d)
         scores = float_layers.attention_scores(q, k, block.score_mult, block.score_shift)
         record(f"{name}.attn.scores", scores, tokens.count)
-        is_padded = bool((tokens.count < tokens.residual.shape[1]).any())
-        exponential, row_sum = float_layers.softmax_rows(scores, tokens.valid if is_padded else None, self.tables)
+        exponential, row_sum = float_layers.softmax_rows(scores, tokens.padding_mask, self.tables)
         record(f"{name}.attn.exp", exponential, tokens.count)
         context = float_layers.attention_context(exponential, row_sum, v, block.context_mult, block.context_shift)
         merged: Tensor = layers.merge_heads(context)
@@ -164,28 +146,17 @@ class _FastSelector:
         self.token_score = FloatLinear.of(selector.token_score, device)
         self.head_score = FloatLinear.of(selector.head_score, device)
 
-    def run(self, tokens: _Tokens, name: str, record: Recorder) -> _Tokens:
+    def run(self, tokens: LiveTokens, name: str, record: Recorder) -> LiveTokens:
         """Return the live tokens, kept ones in front in their order, then the package."""
-        valid = tokens.valid
         score = self._keep_scores(tokens, name, record)
-        is_package = tokens.index == PACKAGE_TOKEN
-        kept, merged = layers.select(score, valid, is_package, self.selector.threshold_u16)
+        kept, merged = layers.select(score, tokens.valid, tokens.is_package, self.selector.threshold_u16)
         package = package_token(tokens.residual.to(torch.int64), score, merged).to(torch.float32)
-        num_kept, has_package = kept.sum(dim=1), merged.any(dim=1)
-        count = num_kept + has_package
-        # Kept rows first, each group in its order; one slot more than are kept has room for the package.
-        order = torch.argsort(~kept, dim=1, stable=True)[:, : int(count.max())]
-        rows = torch.arange(order.shape[1], device=order.device)
-        is_new = (rows == num_kept[:, None]) & has_package[:, None]
-        residual = tokens.residual.gather(1, order[..., None].expand(-1, -1, tokens.residual.shape[2]))
-        residual = torch.where(is_new[..., None], package[:, None], residual)
-        index = torch.where(is_new, PACKAGE_TOKEN, tokens.index.gather(1, order))
-        selected = _Tokens(residual, count, torch.where(rows < count[:, None], index, 0))
-        record(f"{name}.tokens", selected.index, count)
-        record(f"{name}.package", residual, count)
+        selected = tokens.select(kept, merged, package)
+        record(f"{name}.tokens", selected.index, selected.count)
+        record(f"{name}.package", selected.residual, selected.count)
         return selected
 
-    def _keep_scores(self, tokens: _Tokens, name: str, record: Recorder) -> Tensor:
+    def _keep_scores(self, tokens: LiveTokens, name: str, record: Recorder) -> Tensor:
         """Keep scores (B, N) int64, with that of CLS."""
         count, tables = tokens.count, self.tables
         normed = float_layers.norm(tokens.residual, self.norm)

@@ -29,6 +29,7 @@ TORCH_MODULES = {
         "convert",
         "float_layers",
         "fast_golden",
+        "live_tokens",
     )
 }
 SOURCES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
