@@ -116,20 +116,60 @@ def quantize(
 
 @app.command()
 def evaluate(
-    network: Annotated[Path, typer.Argument(metavar="NETWORK", help="Float checkpoint or integer network.")],
+    network_file: Annotated[
+        Path | None, typer.Argument(metavar="[NETWORK]", help="Float checkpoint or integer network.")
+    ] = None,
     images: Images = "digits:test",
     count: Count = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="Instead of NETWORK: a float checkpoint, ours or with timm's names (.safetensors, .npz, .pth), to "
+            "quantize and to compare with its integers.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales of --weights; as --images."),
+    ] = None,
+    network: Annotated[
+        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology of --weights with timm's names.")
+    ] = "deit_tiny",
+    has_noise: Annotated[
+        bool, typer.Option("--snr", help="With --weights: also the signal-to-noise ratio of every layer, worst first.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="With --weights: cpu or cuda.")] = "cpu",
     json_file: JsonFile = None,
 ) -> int:
-    """Measure top-1 accuracy, kept tokens and multiply-accumulates on labelled pictures.
+    """Measure a network on labelled pictures, or a float checkpoint against its own integers.
+
+    Of a NETWORK: top-1, kept tokens and multiply-accumulates. Of --weights, quantized after training: top-1, top-5 and
+    speed of both on the same pictures, their agreement, and McNemar's p.
 
     Example: `heatvit evaluate build/net.safetensors --images digits:test`
-    """
-    from heatvit import flow
 
+    Example: `heatvit evaluate --weights deit_tiny.npz --images PICTURES --calibrate OTHER_PICTURES --json FILE`
+    """
+    if (network_file is None) == (weights is None):
+        raise ValueError("give either NETWORK or --weights")
+    if network_file is not None:
+        from heatvit import flow
+
+        with show_progress() as progress:
+            result = flow.evaluate_network(network_file, images, count, reporter(progress))
+        return _finish(f"evaluated: {network_file}", result, json_file)
+    if weights is None or calibrate is None:
+        raise ValueError("--weights needs --calibrate: pictures that are not among --images")
+    from heatvit import evaluate as evaluation
+
+    settings = evaluation.Settings(weights, images, calibrate, network, count, has_noise, device)
     with show_progress() as progress:
-        result = flow.evaluate_network(network, images, count, reporter(progress))
-    return _finish(f"evaluated: {network}", result, json_file)
+        result = evaluation.evaluate_quantized(settings, reporter(progress))
+    if has_noise:
+        _print_table("signal to noise, dB", ("layer", "golden", "rounding"), evaluation.noise_rows(result["snr"]))
+    return _finish(f"evaluated: {weights}", result, json_file, hidden=("snr",))
 
 
 @app.command()

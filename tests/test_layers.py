@@ -30,6 +30,7 @@ TORCH_MODULES = {
         "float_layers",
         "fast_golden",
         "live_tokens",
+        "signal_to_noise",
     )
 }
 SOURCES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
