@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-bench_app = typer.Typer(help="Measure the simulated accelerator.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure the simulated accelerator, and software.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 JsonFile = Annotated[
@@ -311,7 +311,7 @@ def bench_cycles(
     """
     from heatvit import bench
 
-    counts = _whole_numbers(keep)
+    counts = _whole_numbers("--keep", keep)
     with show_progress() as progress:
         report = reporter(progress)
         result = bench.bench_cycles(network, weights, images, count, config, calibrate, counts, work, report)
@@ -319,10 +319,32 @@ def bench_cycles(
     return _finish("measured", result, json_file, failed=result["mismatches"] > 0)
 
 
-def _whole_numbers(text: str) -> list[int]:
+@bench_app.command("torch")
+def bench_torch(
+    network: Annotated[
+        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
+    ] = "deit_tiny",
+    tokens: Annotated[
+        str, typer.Option("--tokens", metavar="N,N,..", help="Live tokens that each selector leaves.")
+    ] = "88,45,32",
+    json_file: JsonFile = None,
+) -> int:
+    """Measure float inference in torch: images a second with and without pruning, batch 1 and 32, in one run.
+
+    Example: `heatvit bench torch --network deit_tiny --tokens 88,45,32 --json speed.json`
+    """
+    from heatvit import speed
+
+    counts = _whole_numbers("--tokens", tokens)
+    with show_progress() as progress:
+        result = speed.bench_torch(network, counts, reporter(progress))
+    return _finish("measured", result, json_file)
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
     words = text.split(",") if text else []
     if not all(word.strip().isdecimal() for word in words):
-        raise ValueError(f"--keep must be whole numbers with commas between them, not {text!r}")
+        raise ValueError(f"{option} must be whole numbers with commas between them, not {text!r}")
     return [int(word) for word in words]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from heatvit.files import file_digest
 from heatvit.flow import CALIBRATION_PICTURES, load_all
+from heatvit.golden import BATCH
 from heatvit.paired import label_ranks, mcnemar_p
 from heatvit.pictures import first, open_pictures
 from heatvit.progress import Report
@@ -26,14 +27,15 @@ from model.inference import Kernels, infer
 from model.vit import IMAGENET, VisionTransformer
 from quant.convert import calibrate, check_parameters, export
 from quant.fast_golden import FastGolden
+from quant.gelu_correction import correct_gelu
 from quant.network import IntegerNetwork
 from quant.reference import run as run_golden
 from quant.signal_to_noise import LayerNoise, signal_to_noise
 
-BATCH = 8
-"""Pictures that one call of either network gets; on CPUs larger batches leave the caches and are slower for both."""
 CHECKED_PICTURES = 2
 """Pictures on which the fast golden is compared with the golden model itself."""
+CORRECTION_PICTURES = 64
+"""Calibration pictures that the mean error of GELU is taken over."""
 NOISE_PICTURES = 16
 """Calibration pictures that the signal-to-noise ratios are taken over."""
 SHOWN_LAYERS = 20
@@ -124,11 +126,17 @@ def _device(name: str) -> torch.device:
 def _quantize(
     network: VisionTransformer, calibration: Pictures, report: Report
 ) -> tuple[IntegerNetwork, dict[str, float]]:
-    """Return the integer network and the scales it was made with."""
+    """Return the integer network and the scales it was made with.
+
+    A checkpoint without selectors is taken to be trained with the exact GELU.
+    """
     report("calibrate", 0, 1)
     parameters, normalisation = check_parameters(network.state_dict(), network.config), network.normalisation
     mean, std = normalisation.mean, normalisation.std
-    scales = calibrate(parameters, network.config, load_all(calibration), mean, std)
+    pictures_u8 = load_all(calibration)
+    scales = calibrate(parameters, network.config, pictures_u8, mean, std)
+    if not network.config.selectors:
+        parameters = correct_gelu(parameters, network.config, scales, pictures_u8[:CORRECTION_PICTURES], mean, std)
     integer_network = export(parameters, network.config, scales, mean, std)
     report("calibrate", 1, 1)
     return integer_network, scales

@@ -57,8 +57,7 @@ class FloatGelu:
     @classmethod
     def of(cls, layer: GeluLayer, delta1: float, device: torch.device) -> FloatGelu:
         """Take a layer of an integer network of arrays."""
-        activated_q26 = gelu(_codes_i16(device), *gelu_constants(delta1))
-        table = requantize(activated_q26, layer.out_mult, layer.out_shift, 8).to(torch.float32)
+        table = gelu_table(layer.out_mult, layer.out_shift, delta1, device)
         return cls(FloatLinear.of(layer.linear, device), table)
 
 
@@ -93,6 +92,13 @@ class Tables:
         exponential = exp2_negative(torch.arange(1 << 16, device=device))
         last = int(exponential.nonzero().max())
         return cls(exponential[: last + 2].to(torch.float32), sigmoid(_codes_i16(device)).to(torch.float32))
+
+
+def gelu_table(out_mult: int, out_shift: int, delta1: float, device: torch.device) -> Tensor:
+    """The int8 codes that GELU gives for every code of 16 bits from CODE_MIN, (65536,) float32."""
+    activated_q26 = gelu(_codes_i16(device), *gelu_constants(delta1))
+    table: Tensor = requantize(activated_q26, out_mult, out_shift, 8).to(torch.float32)
+    return table
 
 
 def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quant.config import NetworkConfig
 from quant.convert import WIDE_SCALES
-from quant.fake_quant import Format, Mode, Quantized
+from quant.fake_quant import ABSENT, Format, Mode, Quantized
 from quant.fast_golden import FastGolden
 from quant.network import U8, IntegerNetwork
 from quant.torch_forward import SCORE, run_batch
@@ -55,9 +55,10 @@ class _Floats:
     values: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self, name: str, tensor: Quantized, valid: Tensor) -> None:
-        """Keep a tap; the slot of the package is empty, because nothing is pruned."""
-        value = tensor.value[:, :, : self.num_tokens, : self.num_tokens] if tensor.value.ndim == 4 else tensor.value
-        self.values[name] = value if value.ndim == 4 else value[:, : self.num_tokens]
+        """Keep a tap that has values; the slot of the package is empty, because nothing is pruned."""
+        if tensor.value is not ABSENT:
+            live = slice(self.num_tokens)
+            self.values[name] = tensor.value[:, :, live, live] if tensor.value.ndim == 4 else tensor.value[:, live]
 
 
 def signal_to_noise(

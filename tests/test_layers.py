@@ -31,6 +31,7 @@ TORCH_MODULES = {
         "fast_golden",
         "live_tokens",
         "signal_to_noise",
+        "gelu_correction",
     )
 }
 SOURCES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
