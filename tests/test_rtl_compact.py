@@ -3,9 +3,9 @@
 Testpoints: residual rows, package row, token list, live, package flag, token-count registers; nothing pruned (no write
 at all), all pruned, only the last or only the first patch pruned, a package merged alone; weights all zero, one,
 largest; rows of largest magnitude, with both forms of multipliers; live 1, 2, not a multiple of R, full; one and
-several channel words; stride; pauses on reads and writes; a chain of selections; BEGIN clears; BEGIN beyond max_tokens
-and COMPACT beyond the last register fault; reset state; the cycles of hw.unit_cycles, whichever tokens leave: limited
-by the rows, the package, its division and the token list.
+several channel words; stride; pauses on reads and writes, some longer than a pipeline; a chain of selections; BEGIN
+clears; BEGIN beyond max_tokens and COMPACT beyond the last register fault; reset state; the cycles of hw.unit_cycles,
+whichever tokens leave: limited by the rows, the package, its division and the token list.
 """
 
 import numpy as np
@@ -140,6 +140,13 @@ def test_chain_of_selections_matches_golden(name: str, live: int, words: int, pa
         selections.append((score_u16, is_kept))
         count = count if is_kept.all() else int(is_kept.sum()) + 1
     check(config, rows_i16(rng, live, words * config.depth), selections, pause=pause)
+
+
+def test_package_waits_for_stalls_longer_than_its_pipeline() -> None:
+    config, rng = CONFIGS["2x2"], np.random.default_rng(6)
+    score_u16, is_kept = selection(rng, 6, 0.6)
+    is_kept[1], is_kept[-1] = False, True  # the write of the last row holds the package back
+    check(config, rows_i16(rng, 6, 6 * config.depth), [(score_u16, is_kept)], pause=0.95)
 
 
 @pytest.mark.parametrize("top", [1, 256, 512, 65281])
