@@ -30,7 +30,7 @@ from quant.fast_golden import FastGolden
 from quant.gelu_correction import correct_gelu
 from quant.network import IntegerNetwork
 from quant.reference import run as run_golden
-from quant.signal_to_noise import LayerNoise, signal_to_noise
+from quant.signal_to_noise import signal_to_noise
 
 CHECKED_PICTURES = 2
 """Pictures on which the fast golden is compared with the golden model itself."""
@@ -90,7 +90,7 @@ def evaluate_quantized(settings: Settings, report: Report) -> dict[str, Any]:
     network = load_any(settings.weights, load_network_config(settings.network), IMAGENET).to(device).eval()
     pictures, is_labelled = open_pictures(settings.images, network.config, settings.count)
     calibration = first(open_pictures(settings.calibrate, network.config)[0], CALIBRATION_PICTURES)
-    integer_network, scales = _quantize(network, calibration, report)
+    integer_network, parameters, scales = _quantize(network, calibration, report)
     golden = FastGolden(integer_network, device)
     _check_golden(golden, pictures)
     sides = _run_both(network, golden, pictures, report)
@@ -109,7 +109,15 @@ def evaluate_quantized(settings: Settings, report: Report) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
     }
     if settings.has_noise:
-        noise = _measure_noise(network, integer_network, scales, first(calibration, NOISE_PICTURES), report)
+        noise = signal_to_noise(
+            parameters,
+            integer_network,
+            scales,
+            network.normalisation.mean,
+            network.normalisation.std,
+            load_all(first(calibration, NOISE_PICTURES)),
+            partial(report, "signal to noise"),
+        )
         result["snr"] = [asdict(layer) for layer in noise]
     return result
 
@@ -125,8 +133,8 @@ def _device(name: str) -> torch.device:
 
 def _quantize(
     network: VisionTransformer, calibration: Pictures, report: Report
-) -> tuple[IntegerNetwork, dict[str, float]]:
-    """Return the integer network and the scales it was made with.
+) -> tuple[IntegerNetwork, dict[str, Tensor], dict[str, float]]:
+    """Return the integer network, and the parameters and the scales that it was made from.
 
     A checkpoint without selectors is taken to be trained with the exact GELU.
     """
@@ -139,7 +147,7 @@ def _quantize(
         parameters = correct_gelu(parameters, network.config, scales, pictures_u8[:CORRECTION_PICTURES], mean, std)
     integer_network = export(parameters, network.config, scales, mean, std)
     report("calibrate", 1, 1)
-    return integer_network, scales
+    return integer_network, parameters, scales
 
 
 def _check_golden(golden: FastGolden, pictures: Pictures) -> None:
@@ -197,25 +205,6 @@ def _compare(floats: _Side, golden: _Side, pictures: Pictures, is_labelled: bool
         "agreement": agreement,
         "mcnemar": {"float_only": float_only, "golden_only": golden_only, "p": mcnemar_p(float_only, golden_only)},
     }
-
-
-def _measure_noise(
-    network: VisionTransformer,
-    integer_network: IntegerNetwork,
-    scales: dict[str, float],
-    pictures: Pictures,
-    report: Report,
-) -> list[LayerNoise]:
-    parameters, normalisation = check_parameters(network.state_dict(), network.config), network.normalisation
-    return signal_to_noise(
-        parameters,
-        integer_network,
-        scales,
-        normalisation.mean,
-        normalisation.std,
-        load_all(pictures),
-        partial(report, "signal to noise"),
-    )
 
 
 def noise_rows(noise: list[dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -152,6 +152,7 @@ def test_bad_devices_are_refused(folder: Path, capsys: pytest.CaptureFixture[str
         assert "device must be one that torch has here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"the real weights and pictures are not in {DATA}")
 def test_real_network_agrees_with_float(tmp_path: Path) -> None:
     """Four pictures: the command itself refuses if the fast golden differs from the golden model on the first."""
