@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hw.config import AccelConfig
 from hw.isa import DESCRIPTOR_BYTES, ErrorCode, Region, Unit
-from hw.regmap import ID_VALUE, NUM_TOKEN_REGISTERS, REGISTERS, Control, Status
+from hw.regmap import ID_VALUE, NUM_TOKEN_REGISTERS, REGISTERS, STALLS, Control, Status, stall_register
 
 DDR_ALIGNMENT = 64
 """Bytes: regions and programs start at this alignment and have a whole number of it."""
@@ -115,7 +115,8 @@ class RunResult:
     """One picture: the OUTPUT region, and the counters of the run.
 
     cycles from start to done; token_counts[i] live tokens after selector i (0 where the program has none);
-    busy_cycles and wait_cycles per unit name in lower case (hw.isa.Unit).
+    busy_cycles and wait_cycles per unit name in lower case (hw.isa.Unit); stall_cycles per unit and reason
+    (hw.regmap.STALLS).
     """
 
     output: bytes
@@ -123,6 +124,7 @@ class RunResult:
     token_counts: tuple[int, ...]
     busy_cycles: dict[str, int]
     wait_cycles: dict[str, int]
+    stall_cycles: dict[str, dict[str, int]]
 
 
 def describe_status(status: Status) -> str:
@@ -214,6 +216,10 @@ class HeatVit:
             token_counts=tuple(self._read(f"TOKENS_{i}") for i in range(NUM_TOKEN_REGISTERS)),
             busy_cycles={unit.name.lower(): self._read(f"BUSY_{unit.name}") for unit in Unit},
             wait_cycles={unit.name.lower(): self._read(f"WAIT_{unit.name}") for unit in Unit},
+            stall_cycles={
+                unit.name.lower(): {stall.value: self._read(stall_register(unit, stall)) for stall in stalls}
+                for unit, stalls in STALLS.items()
+            },
         )
 
     def _wait(self, what: str, deadline: float, is_over: Callable[[Status], bool]) -> Status:

@@ -144,6 +144,7 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig,
         "ddr_bytes": sum(run.ddr_read + run.ddr_written for run in result.timed) / pictures,
         "unit_busy": _share(result.timed, "busy_cycles"),
         "unit_wait": _share(result.timed, "wait_cycles"),
+        "unit_stall": _stall_shares(result.timed),
         "wall_s": wall_s / pictures,
         "us_per_simulated_cycle": 1e6 * wall_s / sum(run.simulated_cycles for run in result.timed),
         "layers": layers,
@@ -151,7 +152,10 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig,
 
 
 def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -> list[dict[str, Any]]:
-    """Return one row per layer, in the order of the first run; the stall is that of the first run."""
+    """Return one row per layer, in the order of the first run; the stalls are those of the first run.
+
+    utilisation is that of the layer's array cycles (sim.profile), which hold no other layer's; None without GEMMs.
+    """
     program, pictures = result.program, result.program.pictures * len(result.timed)
     profiles = []
     for run in result.timed:
@@ -164,8 +168,9 @@ def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -
     for first in profiles[0]:
         same = [layers[first.name] for layers in by_name]
         row = {name: sum(getattr(layer, name) for layer in same) / pictures for name in PER_PICTURE}
-        utilisation = row["macs"] / config.macs / row["cycles"] if row["cycles"] else None
-        rows.append({"layer": first.name, **row, "utilisation": utilisation, "stall": first.stall})
+        utilisation = row["macs"] / config.macs / row["array_cycles"] if row["array_cycles"] else None
+        stalls = {"stalls": dict(first.stalls), "stall": first.stall}
+        rows.append({"layer": first.name, **row, "utilisation": utilisation, **stalls})
     return rows
 
 
@@ -176,4 +181,14 @@ def _share(runs: Sequence[TimedRun], counter: str) -> dict[str, float]:
     return {
         unit.name.lower(): sum(getattr(outcome, counter)[unit.name.lower()] for outcome in outcomes) / cycles
         for unit in Unit
+    }
+
+
+def _stall_shares(runs: Sequence[TimedRun]) -> dict[str, dict[str, float]]:
+    """Return the share of all cycles that each unit lost to each reason that the core counts."""
+    outcomes = [run.outcome for run in runs]
+    cycles = sum(outcome.cycles for outcome in outcomes)
+    return {
+        unit: {stall: sum(outcome.stall_cycles[unit][stall] for outcome in outcomes) / cycles for stall in stalls}
+        for unit, stalls in outcomes[0].stall_cycles.items()
     }

@@ -19,6 +19,7 @@ from rich.table import Table
 from heatvit.files import write_json
 from heatvit.layer_table import layer_table
 from heatvit.progress import reporter, show_progress
+from hw.synth_resources import SynthesisError
 from sim.verilator import BuildError
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-bench_app = typer.Typer(help="Measure the simulated accelerator.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure the simulated accelerator, and software.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 JsonFile = Annotated[
@@ -122,20 +123,60 @@ def quantize(
 
 @app.command()
 def evaluate(
-    network: Annotated[Path, typer.Argument(metavar="NETWORK", help="Float checkpoint or integer network.")],
+    network_file: Annotated[
+        Path | None, typer.Argument(metavar="[NETWORK]", help="Float checkpoint or integer network.")
+    ] = None,
     images: Images = "digits:test",
     count: Count = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="Instead of NETWORK: a float checkpoint, ours or with timm's names (.safetensors, .npz, .pth), to "
+            "quantize and to compare with its integers.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales of --weights; as --images."),
+    ] = None,
+    network: Annotated[
+        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology of --weights with timm's names.")
+    ] = "deit_tiny",
+    has_noise: Annotated[
+        bool, typer.Option("--snr", help="With --weights: also the signal-to-noise ratio of every layer, worst first.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="With --weights: cpu or cuda.")] = "cpu",
     json_file: JsonFile = None,
 ) -> int:
-    """Measure top-1 accuracy, kept tokens and multiply-accumulates on labelled pictures.
+    """Measure a network on labelled pictures, or a float checkpoint against its own integers.
+
+    Of a NETWORK: top-1, kept tokens and multiply-accumulates. Of --weights, quantized after training: top-1, top-5 and
+    speed of both on the same pictures, their agreement, and McNemar's p.
 
     Example: `heatvit evaluate build/net.safetensors --images digits:test`
-    """
-    from heatvit import flow
 
+    Example: `heatvit evaluate --weights deit_tiny.npz --images PICTURES --calibrate OTHER_PICTURES --json FILE`
+    """
+    if (network_file is None) == (weights is None):
+        raise ValueError("give either NETWORK or --weights")
+    if network_file is not None:
+        from heatvit import flow
+
+        with show_progress() as progress:
+            result = flow.evaluate_network(network_file, images, count, reporter(progress))
+        return _finish(f"evaluated: {network_file}", result, json_file)
+    if weights is None or calibrate is None:
+        raise ValueError("--weights needs --calibrate: pictures that are not among --images")
+    from heatvit import evaluate as evaluation
+
+    settings = evaluation.Settings(weights, images, calibrate, network, count, has_noise, device)
     with show_progress() as progress:
-        result = flow.evaluate_network(network, images, count, reporter(progress))
-    return _finish(f"evaluated: {network}", result, json_file)
+        result = evaluation.evaluate_quantized(settings, reporter(progress))
+    if has_noise:
+        _print_table("signal to noise, dB", ("layer", "golden", "rounding"), evaluation.noise_rows(result["snr"]))
+    return _finish(f"evaluated: {weights}", result, json_file, hidden=("snr",))
 
 
 @app.command()
@@ -180,6 +221,26 @@ def cycles(
     _print_table(model.SOURCE, ("", "cycles", "share", "waits for, and cycles lost to"), model.table_rows(result))
     hidden = ("parts", "layers", "units")
     return _finish(model.SOURCE, result, json_file, hidden=hidden)
+
+
+@app.command()
+def synth(
+    config: Config = "zcu102_2048",
+    work: Work = WORK_FOLDER,
+    json_file: JsonFile = None,
+) -> int:
+    """Estimate DSPs, LUTs, flip-flops and block RAMs with Yosys, unit by unit, against the ZCU102's.
+
+    Minutes the first time; then only a unit that changed is synthesized. Example: `heatvit synth --config zcu102_2048`
+    """
+    from heatvit import synth as synthesis
+
+    with show_progress() as progress:
+        result = synthesis.estimate_synthesis(config, work, reporter(progress))
+    Console().print(synthesis.synthesis_table(result))
+    if json_file is not None:
+        write_json(json_file, result)
+    return 0
 
 
 @app.command()
@@ -271,7 +332,9 @@ def bench_cycles(
     work: Work = WORK_FOLDER,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="DIR", help="Also write report.html, timeline.svg and roofline.svg."),
+        typer.Option(
+            "--report", metavar="DIR", help="Also write report.html, timeline.svg, roofline.svg, descriptors.csv."
+        ),
     ] = None,
     json_file: JsonFile = None,
 ) -> int:
@@ -285,7 +348,7 @@ def bench_cycles(
     from heatvit.subject import Subject
 
     subject = Subject(network, weights, images, config, calibrate, work)
-    counts = _whole_numbers(keep)
+    counts = _whole_numbers("--keep", keep)
     if scale_gmac is not None and not counts:
         raise ValueError("--scale-gmac needs --keep: the work of a dense network is always the same")
     with show_progress() as progress:
@@ -322,7 +385,7 @@ def bench_model(
     from heatvit.subject import Subject
 
     subject = Subject(network, weights, images, config, calibrate, work)
-    settings = [_whole_numbers(text) for text in keep or []]
+    settings = [_whole_numbers("--keep", text) for text in keep or []]
     with show_progress() as progress:
         result = benchmark.bench_model(subject, settings, reporter(progress))
     header = ("live tokens", "cycles", "model", "error", "worst layer's error", "worst layer")
@@ -330,10 +393,32 @@ def bench_model(
     return _finish("compared", result, json_file, failed=result["mismatches"] > 0)
 
 
-def _whole_numbers(text: str) -> list[int]:
+@bench_app.command("torch")
+def bench_torch(
+    network: Annotated[
+        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
+    ] = "deit_tiny",
+    tokens: Annotated[
+        str, typer.Option("--tokens", metavar="N,N,..", help="Live tokens that each selector leaves.")
+    ] = "88,45,32",
+    json_file: JsonFile = None,
+) -> int:
+    """Measure float inference in torch: images a second with and without pruning, batch 1 and 32, in one run.
+
+    Example: `heatvit bench torch --network deit_tiny --tokens 88,45,32 --json speed.json`
+    """
+    from heatvit import speed
+
+    counts = _whole_numbers("--tokens", tokens)
+    with show_progress() as progress:
+        result = speed.bench_torch(network, counts, reporter(progress))
+    return _finish("measured", result, json_file)
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
     words = text.split(",") if text else []
     if not all(word.strip().isdecimal() for word in words):
-        raise ValueError(f"--keep must be whole numbers with commas between them, not {text!r}")
+        raise ValueError(f"{option} must be whole numbers with commas between them, not {text!r}")
     return [int(word) for word in words]
 
 
@@ -395,7 +480,7 @@ def _tell(error: Exception) -> int:
         return _say("interrupted", EXIT_INTERRUPTED)
     if usage := getattr(error, "format_message", None):  # a usage error; its class moves between versions of typer
         return _say(f"{usage()} (heatvit COMMAND --help explains)", EXIT_BAD_INPUT)
-    if isinstance(error, ValueError | OSError | BuildError):
+    if isinstance(error, ValueError | OSError | BuildError | SynthesisError):
         return _say(str(error), EXIT_BAD_INPUT)
     return _say(f"internal error, {DEBUG_OPTION} shows where: {type(error).__name__}: {error}", EXIT_FAILED)
 

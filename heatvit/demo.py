@@ -44,8 +44,8 @@ METHODS = [
     "Pictures: the 1797 handwritten digits of scikit-learn, enlarged to 28 x 28 pixels; a random fifth of each class "
     "is held out, and every accuracy is top-1 on all of that fifth.",
     "Float, dense: the float network without selectors. Integer, dense: the same network turned into integers after "
-    "training, evaluated by the golden model in numpy. Integer, pruned: the network with selectors after "
-    "quantization-aware training, evaluated by the golden model.",
+    "training, evaluated by the fast twin of the golden model, which tests hold equal to it. Integer, pruned: the "
+    "network with selectors after quantization-aware training, evaluated in the same way.",
     "Multiply-accumulates: all matrix products of one picture, selectors included, tile waste and padding not; the "
     "pruned count is the mean over the held-out pictures.",
     "The line of the first figure sets the thresholds of the selectors to other values than the 0.5 that was trained, "

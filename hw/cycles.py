@@ -14,7 +14,7 @@ from hw.config import AccelConfig
 from hw.isa import DESCRIPTOR_BYTES, UNIT_OF, Descriptor, Opcode, Unit
 from hw.memory_model import MemoryModel
 from hw.program import Program
-from hw.timing import QUEUE_DEPTH, READ_BLOCKS
+from hw.timing import MAX_RUNNING, QUEUE_DEPTH, READ_BLOCKS
 from hw.unit_cycles import Port, Tokens, Work, gemm_steps, unit_work
 
 EPSILON = 1e-6
@@ -146,8 +146,9 @@ class _Activity:
 
     @classmethod
     def of(cls, work: Work) -> _Activity:
-        """Return all parts of a descriptor's work."""
-        return cls([(work.lead, {}), (work.steady, dict(work.demand)), (work.tail, {})])
+        """Return the parts of a descriptor's work before the unit takes the next one."""
+        parts: list[tuple[float, dict[Port, float]]] = [(work.lead, {}), (work.steady, dict(work.demand))]
+        return cls(parts if work.drain else [*parts, (work.tail, {})])
 
     @property
     def demand(self) -> dict[Port, float]:
@@ -162,6 +163,8 @@ class _UnitState:
     queue: list[int] = field(default_factory=list)
     running: int = -1
     activity: _Activity | None = None
+    free: float = 0.0  # first cycle in which the unit may take the next descriptor
+    draining: list[tuple[float, int]] = field(default_factory=list)  # when descriptors behind the activity are done
     done_times: list[float] = field(default_factory=list)
     busy: float = 0.0
     starved: float = 0.0
@@ -190,7 +193,7 @@ class _Replay:
     def run(self) -> tuple[tuple[Span, ...], int, dict[Unit, UnitCycles]]:
         """Replay until END has been handed out and every unit is idle."""
         while len(self._dispatches) < len(self._descriptors) or any(
-            state.queue or state.activity for state in self._units.values()
+            state.queue or state.activity or state.draining for state in self._units.values()
         ):
             self._step()
         cycles = max([self._dispatches[-1], *self._dones]) + 2
@@ -213,6 +216,7 @@ class _Replay:
         speeds = share_ports([activity.demand for activity in active])
         times = [self._now + activity.parts[0][0] / speed for activity, speed in zip(active, speeds, strict=True)]
         times += [time for time in (self._dispatch_time(), *map(self._issue_time, Unit)) if time is not None]
+        times += [state.draining[0][0] for state in self._units.values() if state.draining]
         if not times:
             raise ValueError(f"the program waits forever at descriptor {self._oldest()}")
         now = max(min(times), self._now)
@@ -235,12 +239,21 @@ class _Replay:
         """Finish what has no part left."""
         for state in self._units.values():
             if state.activity and not state.activity.parts:
-                busy = self._now - self._issues[state.running]
-                state.busy += busy
-                state.contention += busy - self._jobs[state.running].cycles
-                self._dones[state.running] = self._now
-                state.done_times.append(self._now)
+                job = self._jobs[state.running]
+                done = self._now
+                state.contention += done - self._issues[state.running] - (job.cycles - job.tail * bool(job.drain))
+                if job.drain:
+                    state.free = self._now
+                    before = [time for time, _ in state.draining[-1:]] or state.done_times[-1:]
+                    done = max([done + job.tail, *(time + job.drain for time in before)])
+                state.draining.append((done, state.running))
                 state.activity = None
+            while state.draining and state.draining[0][0] <= self._now + EPSILON:
+                done, index = state.draining.pop(0)
+                state.busy += done - max([self._issues[index], *state.done_times[-1:]])
+                self._dones[index] = done
+                state.done_times.append(done)
+                state.free = state.free if self._jobs[index].drain else done + 1
         if self._fetch and not self._fetch.parts:
             self._arrivals.append(self._now)
             self._fetch = None
@@ -286,17 +299,13 @@ class _Replay:
     def _issue_time(self, unit: Unit) -> float | None:
         """Return when the unit takes the head of its queue; None if that waits for another event."""
         state = self._units[unit]
-        if state.activity or not state.queue:
+        if state.activity or not state.queue or len(state.draining) == MAX_RUNNING - 1:
             return None
         due = self._due(state.queue[0])
         if due is None:
             return None
         # The queue shows a descriptor one cycle after its dispatch; the release of a due one is registered.
-        return max(self._dispatches[state.queue[0]] + 2, due[0] + 1, self._free_time(state))
-
-    def _free_time(self, state: _UnitState) -> float:
-        """Return the first cycle in which the unit is not busy."""
-        return state.done_times[-1] + 1 if state.done_times else 0.0
+        return max(self._dispatches[state.queue[0]] + 2, due[0] + 1, state.free)
 
     def _issue(self, unit: Unit) -> None:
         state = self._units[unit]
@@ -305,9 +314,10 @@ class _Replay:
         index = state.queue.pop(0)
         due = self._due(index)
         assert due is not None
-        waiting_from = max(self._dispatches[index] + 1, self._free_time(state))
-        state.starved += max(0.0, self._dispatches[index] + 1 - self._free_time(state))
-        state.waits[due[1]] += max(0.0, due[0] - waiting_from)
+        idle_from = 0.0 if not state.done_times else state.done_times[-1] + 1
+        if not state.draining:
+            state.starved += max(0.0, self._dispatches[index] + 1 - idle_from)
+            state.waits[due[1]] += max(0.0, due[0] - max(self._dispatches[index] + 1, idle_from))
         self._issues[index] = self._now
         state.running, state.activity = index, _Activity.of(self._jobs[index])
 

@@ -38,6 +38,33 @@ class Status(IntFlag):
     DRAINING = 8
 
 
+class Stall(Enum):
+    """Why a unit does not go on. What is left of a WAIT register beyond its WEIGHT is a dependency on another unit."""
+
+    OPERAND = "operand"
+    WEIGHT = "weight"
+    DRAIN = "drain"
+    MEMORY = "memory"
+
+
+_READ = "another unit used the memory that it reads"
+_LOADED = "it waited for LOAD, or for keys or values to become weights"
+_WRITE = "another unit used the memory that it writes"
+STALLS: dict[Unit, dict[Stall, str]] = {
+    Unit.LOAD: {Stall.DRAIN: _WRITE, Stall.MEMORY: "no beat was there"},
+    Unit.OPERAND: {Stall.OPERAND: _READ, Stall.DRAIN: _WRITE},
+    Unit.GEMM: {Stall.OPERAND: _READ, Stall.WEIGHT: _LOADED, Stall.DRAIN: "the drain had no place for the next tile"},
+    Unit.VECTOR: {Stall.OPERAND: _READ, Stall.WEIGHT: _LOADED, Stall.DRAIN: _WRITE},
+    Unit.STORE: {Stall.OPERAND: _READ, Stall.MEMORY: "all was read and not yet confirmed by the bus"},
+}
+"""The stalls that are counted, and what each means. WEIGHT is part of the unit's WAIT, the others are of its BUSY."""
+
+
+def stall_register(unit: Unit, stall: Stall) -> str:
+    """Return the name of a stall counter."""
+    return f"STALL_{unit.name}_{stall.name}"
+
+
 @dataclass(frozen=True)
 class Register:
     """One 32-bit register at a byte offset."""
@@ -96,6 +123,11 @@ def _build() -> dict[str, Register]:
     rows += [
         (f"TOKENS_{i}", Access.READ_ONLY, f"live tokens after COMPACT {i}: selector by selector, picture by picture")
         for i in range(NUM_TOKEN_REGISTERS)
+    ]
+    rows += [
+        (stall_register(unit, stall), Access.READ_ONLY, f"{unit.name.lower()}: cycles in which {text}")
+        for unit, stalls in STALLS.items()
+        for stall, text in stalls.items()
     ]
     return {name: Register(name, 4 * i, access, text) for i, (name, access, text) in enumerate(rows)}
 

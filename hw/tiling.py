@@ -156,7 +156,8 @@ def split_columns(
     """Cut a layer into runs of column tiles whose weights and parameters fit their rings.
 
     A run takes at most half a ring where one column tile fits in half, so that the next run loads meanwhile. There
-    are about min_runs runs or more, as far as column tiles allow.
+    are about min_runs runs or more, as far as column tiles allow, of about one size: a short last run would leave a
+    gap in the ring into which no other run fits.
     weight_words is the size of the weight ring, depth_words the words of a column tile.
     Raises ValueError if not even one column tile fits.
     """
@@ -166,7 +167,7 @@ def split_columns(
             f"weight_words must be at least {config.weight_words - weight_words + depth_words}: one column tile of "
             f"{name} takes {depth_words} words and {weight_words} of {config.weight_words} are left beside the operands"
         )
-    tiles = max(1, min(weight_words // 2 // depth_words, config.param_words // 2 // param_words))
-    tiles = min(tiles, ceil_div(ceil_div(columns, config.columns), min_runs))
-    step = tiles * config.columns
+    tiles = ceil_div(columns, config.columns)
+    most = max(1, min(weight_words // 2 // depth_words, config.param_words // 2 // param_words))
+    step = ceil_div(tiles, max(ceil_div(tiles, most), min_runs)) * config.columns
     return [ColumnRange(first, min(step, columns - first)) for first in range(0, columns, step)]

@@ -53,9 +53,10 @@ def drain_width(config: AccelConfig) -> int:
 def activation_width(config: AccelConfig) -> int:
     """Channels of a lane that pass GELU or sigmoid per cycle.
 
-    A quarter of a word: a tile of fc1 has D / K steps and C / (K / 4) parts, so the array waits only below D = 4 * C.
+    A quarter of a word, or 8 parts a tile: fc1 has at least D / K steps a tile, and a selector's layers of one head of
+    64 channels have 64 / K. Half a word at most, as a word arrives.
     """
-    return max(1, config.depth // 4)
+    return min(config.depth // 2, max(1, config.depth // 4, config.columns // 8))
 
 
 def norm_width(config: AccelConfig) -> int:

@@ -24,6 +24,7 @@ from hw.timing import (
     drain_width,
     norm_width,
     package_positions,
+    words_in_flight,
 )
 
 ROW_SCALE_DRAINS = (Drain.ROW_SCALE, Drain.SCORE)
@@ -34,6 +35,9 @@ WIDE_DRAINS = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
 STATISTICS_CYCLES = 39
 STATISTICS_PERIOD_CYCLES = 16
 """Variance, root and division of a LayerNorm row tile, and the longest of the three, the variance."""
+
+HAND_OVER_CYCLES = 2
+"""From the last write of a GEMM to the first of the next, or to its activation, if its words are there."""
 
 SOFTMAX_TILE_CYCLES = 16
 """Row scale of a softmax row tile, from one tile to the next."""
@@ -73,12 +77,15 @@ class Work:
     """Cycles before, in and after the steady part of a descriptor, and the uses of each port in its steady part.
 
     demand: uses a cycle, 0..1, at full speed. Only the steady part is slowed down when a port is wanted by others too.
+    drain: 0, or, of a unit that goes on with its next descriptor after the steady part, the cycles that the tail takes
+    at least after the tail of the descriptor before.
     """
 
     lead: float
     steady: float = 0.0
     tail: float = 0.0
     demand: Mapping[Port, float] = field(default_factory=dict)
+    drain: float = 0.0
 
     @property
     def cycles(self) -> float:
@@ -103,7 +110,7 @@ def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memor
         case Opcode.BEGIN:
             return Work(descriptor.rows + 1)
         case Opcode.GEMM:
-            return _gemm(descriptor, covered, live, config) if covered else Work(4)
+            return _gemm(descriptor, covered, live, config) if covered else Work(1, drain=1)
         case Opcode.KEYS | Opcode.VALUES:
             return _streamed(3, tiles * words, READ_LATENCY, {Port.ACT_READ: 1.0, Port.WEIGHT_WRITE: 1.0})
         case Opcode.LAYER_NORM:
@@ -129,15 +136,16 @@ def gemm_steps(descriptor: Descriptor, live: int, config: AccelConfig) -> int:
     return descriptor.src_words or ceil_div(live, config.depth)
 
 
-def _streamed(lead: float, steady: float, tail: float, demand: Mapping[Port, float]) -> Work:
+def _streamed(lead: float, steady: float, tail: float, demand: Mapping[Port, float], drain: float = 0.0) -> Work:
     """Return a Work whose demands are at most one use a cycle."""
-    return Work(lead, steady, tail, {port: min(uses, 1.0) for port, uses in demand.items()})
+    return Work(lead, steady, tail, {port: min(uses, 1.0) for port, uses in demand.items()}, drain)
 
 
 def _gemm(descriptor: Descriptor, row_tiles: int, live: int, config: AccelConfig) -> Work:
     """Tiles follow each other in max(steps, C/G) cycles, G = drain_width; the first waits for its constants.
 
-    An activation takes longer for a word than the array: short tiles wait for it.
+    The array is free for the next command after the steady part. An activation takes longer for a word than the array:
+    the words of short tiles wait for it.
     """
     mode = Drain(descriptor.mode)
     words = ceil_div(descriptor.cols or live, config.depth)
@@ -153,9 +161,13 @@ def _gemm(descriptor: Descriptor, row_tiles: int, live: int, config: AccelConfig
         word_cycles = config.depth // activation_width(config)
         after_word = word_cycles + ACTIVATION_CYCLES
     period = max(steps, parts * tile_words)
-    steady = max((tiles - 1) * period, (row_tiles * words - last_words) * word_cycles) + steps
+    # Words that wait for their activation hold the array back only when there is no more place for them.
+    waiting = max((row_tiles * words - last_words) * word_cycles - (tiles - 1) * period, 0)
+    holding_back = max(waiting - words_in_flight(config) * word_cycles, 0)
+    steady = (tiles - 1) * period + holding_back + steps
     to_drain = READ_LATENCY + 1 + array_latency(config)
-    tail = to_drain + parts - 1 + (last_words - 1) * word_cycles + ELEMENT_CYCLES + 2 + after_word
+    tail = waiting - holding_back + to_drain
+    tail += parts - 1 + (last_words - 1) * word_cycles + ELEMENT_CYCLES + 2 + after_word
 
     results = row_tiles * words / steady
     demand = {Port.ACT_READ: tiles * steps / steady}
@@ -165,7 +177,10 @@ def _gemm(descriptor: Descriptor, row_tiles: int, live: int, config: AccelConfig
         demand[Port.WIDE_READ] = results
     demand[Port.WIDE_WRITE if mode in WIDE_DRAINS else Port.ACT_WRITE] = results
     lead = 2 + max(steps, first_words + 2) - steps
-    return _streamed(lead, steady, tail, demand)
+    drain = HAND_OVER_CYCLES + row_tiles * words
+    if mode in ACTIVATION_DRAINS:
+        drain = HAND_OVER_CYCLES + 1 + ACTIVATION_CYCLES + row_tiles * words * word_cycles
+    return _streamed(lead, steady, tail, demand, drain)
 
 
 def _layer_norm(tiles: int, words: int, config: AccelConfig) -> Work:
@@ -218,7 +233,7 @@ def _load(descriptor: Descriptor, config: AccelConfig, memory: MemoryModel) -> W
         Memory.PARAM: config.param_bytes,
     }[target]
     stripes = ceil_div(descriptor.length, max(BURST_BYTES, word_bytes))  # a short transfer does not reach every port
-    rate = min(memory.read_rate(config), float(stripes), word_bytes / config.axi_bytes)
+    rate = min(memory.read_rate(config, word_bytes), float(stripes), word_bytes / config.axi_bytes)
     demand = {Port.BUS: rate / config.axi_ports, Port.DDR: rate * memory.bus_share(config)}
     if target in WRITE_PORTS:
         demand[WRITE_PORTS[target]] = rate * config.axi_bytes / word_bytes

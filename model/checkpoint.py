@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,27 @@ def load_timm(path: Path, config: NetworkConfig, normalisation: Normalisation) -
 
     A file without selectors leaves those of the config freshly initialised. Raises ValueError as `load_network`.
     """
-    tensors = {name: tensor.float() for name, tensor in _read_state(path).items()}
+    return _from_state(_read_state(path), path, config, normalisation)
+
+
+def load_any(path: Path, config: NetworkConfig, normalisation: Normalisation) -> VisionTransformer:
+    """Return the network of a file of `save_network`, or of a plain timm state dict by this topology.
+
+    A state dict without selectors gives the network without selectors. Raises ValueError as `load_network`.
+    """
+    if path.suffix == ".safetensors" and read_tensors(path)[1].get("format") == FORMAT:
+        return load_network(path)
+    state = _read_state(path)
+    if not any(name.startswith("selectors.") for name in state):
+        config = replace(config, selectors=())
+    return _from_state(state, path, config, normalisation)
+
+
+def _from_state(
+    state_dict: Mapping[str, Tensor], path: Path, config: NetworkConfig, normalisation: Normalisation
+) -> VisionTransformer:
+    """Build a network from timm's tensors; selectors that they lack stay freshly initialised."""
+    tensors = {name: tensor.float() for name, tensor in state_dict.items()}
     network = VisionTransformer(config, normalisation)
     state = network.state_dict()
     if not any(name.startswith("selectors.") for name in tensors):

@@ -1,7 +1,7 @@
 """The token selector: scores every token, decides which to keep, and packs the pruned ones into one package token.
 
 Two paths use the same functions. The masked path (training, batches) keeps all slots and carries a valid flag;
-the gathered path (inference, one picture) really removes rows. Slots: [CLS, patches in order, package].
+the gathered path (model/inference.py) really removes rows. Slots: [CLS, patches in order, package].
 Source: HeatViT (HPCA 2023) section on the multi-head token selector and Eq. 10.
 """
 
@@ -116,20 +116,3 @@ def select_masked(tokens: Tensor, scores: Tensor, valid: Tensor, noise: float = 
     package = package_token(tokens, scores, pruned)
     has_package = (pruned.detach().sum(-1, keepdim=True) > 0).to(valid.dtype)
     return torch.cat([tokens[:, :-1], package], dim=1), torch.cat([mask, has_package], dim=1)
-
-
-def gather(tokens: Tensor, scores: Tensor, has_package: bool) -> tuple[Tensor, Tensor, bool]:
-    """Return (tokens, kept rows, whether there is a package) of one picture after selection.
-
-    tokens (1, N, D) live rows only, the package last if has_package; scores (1, N). kept holds ascending row
-    numbers of the input.
-    """
-    valid = torch.ones_like(scores)
-    mask = keep_mask(scores, valid)
-    if has_package:
-        mask = torch.cat([mask[:, :-1], torch.zeros_like(mask[:, -1:])], dim=1)
-    kept = mask[0].nonzero().squeeze(1)
-    rows = tokens[:, kept]
-    if len(kept) == tokens.shape[1]:
-        return rows, kept, False
-    return torch.cat([rows, package_token(tokens, scores, valid - mask)], dim=1), kept, True

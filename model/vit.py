@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.approx import softmax
-from model.selector import TokenSelector, gather, select_masked
+from model.selector import TokenSelector, select_masked
 from quant.config import NetworkConfig
 from quant.fake_quant import polynomial_gelu
 
@@ -47,18 +47,6 @@ class Output(NamedTuple):
     keep_scores: list[Tensor]
     num_tokens: list[Tensor]
     tokens: Tensor
-
-
-class Gathered(NamedTuple):
-    """What the gathered path returns for one picture.
-
-    logits (1, classes); kept, one per selector: the patches still live, ascending, by their number in the picture;
-    num_tokens, one per selector: live tokens after it, CLS and package included.
-    """
-
-    logits: Tensor
-    kept: list[Tensor]
-    num_tokens: list[int]
 
 
 class PatchEmbed(nn.Module):
@@ -122,7 +110,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The whole network; `forward` is the masked path, `forward_gathered` the inference path of one picture."""
+    """The whole network; `forward` is the masked path, model.inference the one where pruned tokens are gone."""
 
     def __init__(self, config: NetworkConfig, normalisation: Normalisation) -> None:
         super().__init__()
@@ -173,22 +161,3 @@ class VisionTransformer(nn.Module):
             x = block(x, valid)
         x = self.norm(x)
         return Output(self.head(x[:, 0]), masks, scores, num_tokens, x)
-
-    @torch.no_grad()
-    def forward_gathered(self, picture_u8: Tensor) -> Gathered:
-        """Run the inference path of one picture (1, C, height, width): pruned rows are really gone."""
-        if len(picture_u8) != 1:
-            raise ValueError(f"the gathered path must get one picture, not {len(picture_u8)!r}")
-        x = self.embed(picture_u8)
-        live, has_package = torch.arange(self.config.num_patches, device=x.device), False
-        kept: list[Tensor] = []
-        num_tokens: list[int] = []
-        for index, block in enumerate(self.blocks):
-            if index in self.config.selectors:
-                selector = self.selectors[self.config.selectors.index(index)]
-                x, rows, has_package = gather(x, selector(x, x.new_ones(x.shape[:2])), has_package)
-                live = live[rows[1:] - 1]  # row 0 is CLS, row p + 1 the p-th live patch
-                kept.append(live)
-                num_tokens.append(x.shape[1])
-            x = block(x, x.new_ones(x.shape[:2]))
-        return Gathered(self.head(self.norm(x[:, 0])), kept, num_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quant.fixed import ACC_BITS
 from quant.network import Block, IntegerNetwork, LinearLayer, NormLayer, Selector
@@ -20,8 +21,18 @@ MAX_EMBED_DIM = 1024
 
 def accumulator_bound(layer: LinearLayer) -> int:
     """Largest magnitude that |bias| + sum |weight| * 128 reaches over the output channels of a layer."""
-    weight_l1 = np.abs(layer.weight_i8.astype(np.int64)).sum(axis=-1)
-    return int((np.abs(layer.bias_i32.astype(np.int64)) + weight_l1 * OPERAND_MAX).max())
+    return int((np.abs(layer.bias_i32.astype(np.int64)) + _product_bounds(layer)).max())
+
+
+def product_bound(layer: LinearLayer) -> int:
+    """Largest magnitude that sum |weight| * 128, and so every partial sum of products, reaches."""
+    return int(_product_bounds(layer).max())
+
+
+def _product_bounds(layer: LinearLayer) -> NDArray[np.int64]:
+    """Return sum |weight| * 128 of each output channel."""
+    bounds: NDArray[np.int64] = np.abs(layer.weight_i8.astype(np.int64)).sum(axis=-1) * OPERAND_MAX
+    return bounds
 
 
 def norm_bound(layer: NormLayer) -> int:

@@ -115,6 +115,18 @@ def convert(
     """
     parameters = check_parameters(state_dict, config)
     scales = calibrate(parameters, config, pictures_u8, mean, std, thresholds)
+    return export(parameters, config, scales, mean, std, thresholds)
+
+
+def export(
+    parameters: Mapping[str, Tensor],
+    config: NetworkConfig,
+    scales: Mapping[str, float],
+    mean: Sequence[float],
+    std: Sequence[float],
+    thresholds: Sequence[int] | None = None,
+) -> IntegerNetwork:
+    """Quantize with the scales of `calibrate`. Raises ValueError if an accumulator could leave 32 bits."""
     network = to_arrays(quantize(parameters, config, scales, mean, std, thresholds))
     prove_bounds(network)
     return network

@@ -30,6 +30,11 @@ GELU_SPREAD = FEATURE_SPREAD * (1 << 16) / 2
 """About the standard deviation of GELU's Q26 result for such inputs."""
 EXTREME_SHARE = 0.05
 """Share of output channels with extreme weights, and of those with an extreme bias."""
+SHALLOW_DEPTH = 3
+"""In deeper networks a block adds less to the residual, and its bias is extreme more seldom: else the sum of all blocks
+saturates, and all tokens become equal, which hides one taken for another."""
+FEW_TOKENS = 40
+"""Among more tokens than these the scores spread more: else every row of the context is the same mean."""
 
 
 def random_config(
@@ -121,8 +126,13 @@ def _jitter(rng: np.random.Generator) -> float:
     return float(2 ** rng.uniform(-1, 1))
 
 
-def _linear(rng: np.random.Generator, shape: tuple[int, ...], spread: float) -> LinearLayer:
-    """Draw weights (..., out, in) and multipliers that turn operands of OPERAND_SPREAD into results of `spread`."""
+def _linear(
+    rng: np.random.Generator, shape: tuple[int, ...], spread: float, edge_share: float = EXTREME_SHARE
+) -> LinearLayer:
+    """Draw weights (..., out, in) and multipliers that turn operands of OPERAND_SPREAD into results of `spread`.
+
+    edge_share of the channels get a bias at the edge of the accumulator bound.
+    """
     channels = shape[:-1]
     weight = rng.integers(-WEIGHT_MAX, WEIGHT_MAX + 1, shape)
     extreme = rng.choice([-WEIGHT_MAX, WEIGHT_MAX], (*channels, 1)) * rng.choice([1, 1, -1], (*channels, 1))
@@ -131,7 +141,7 @@ def _linear(rng: np.random.Generator, shape: tuple[int, ...], spread: float) -> 
     bias = np.round(rng.normal(0, 0.3, channels) * acc_spread).astype(np.int64)
     room = (1 << 31) - 1 - np.abs(weight).sum(axis=-1) * OPERAND_MAX
     edge = rng.choice([-1, 1], channels) * room
-    bias = np.where(rng.random(channels) < EXTREME_SHARE, edge, bias)
+    bias = np.where(rng.random(channels) < edge_share, edge, bias)
     multipliers = [quantize_multiplier(spread / value * _jitter(rng)) for value in np.maximum(acc_spread, 1).ravel()]
     mult, shift = (np.array(values).reshape(channels) for values in zip(*multipliers, strict=True))
     return LinearLayer(weight.astype(np.int8), bias.astype(np.int32), mult.astype(np.uint16), shift.astype(np.uint8))
@@ -163,8 +173,10 @@ def _position(rng: np.random.Generator, config: NetworkConfig) -> I16:
 
 def _block(rng: np.random.Generator, config: NetworkConfig) -> Block:
     dim, head_dim = config.embed_dim, config.head_dim
+    calm = min(1.0, SHALLOW_DEPTH / config.depth)
+    residual_spread, edge_share = RESIDUAL_SPREAD * calm, EXTREME_SHARE * calm**2
     # A standard deviation of one to four octaves between the scores of a row: flat rows and rows with one winner.
-    score_spread = 2 * 256 * _jitter(rng)
+    score_spread = 2 * 256 * _jitter(rng) * max(1.0, config.num_tokens / FEW_TOKENS)
     score_mult, score_shift = quantize_multiplier(score_spread / (OPERAND_SPREAD**2 * math.sqrt(head_dim)))
     context_mult, context_shift = quantize_multiplier(1.5 * _jitter(rng))
     return Block(
@@ -176,10 +188,10 @@ def _block(rng: np.random.Generator, config: NetworkConfig) -> Block:
         score_shift=score_shift,
         context_mult=context_mult,
         context_shift=context_shift,
-        proj=_linear(rng, (dim, dim), RESIDUAL_SPREAD),
+        proj=_linear(rng, (dim, dim), residual_spread, edge_share),
         norm2=_norm(rng, dim),
         fc1=_gelu(rng, (config.mlp_hidden, dim)),
-        fc2=_linear(rng, (dim, config.mlp_hidden), RESIDUAL_SPREAD),
+        fc2=_linear(rng, (dim, config.mlp_hidden), residual_spread, edge_share),
     )
 
 

@@ -105,6 +105,7 @@ class Outcome:
     token_counts: tuple[int, ...] = ()
     busy_cycles: dict[str, int] = field(default_factory=dict)
     wait_cycles: dict[str, int] = field(default_factory=dict)
+    stall_cycles: dict[str, dict[str, int]] = field(default_factory=dict)
     error: str = ""
     error_code: int = 0
     error_index: int = 0
@@ -137,7 +138,14 @@ def run_picture(core: HeatVit, input_bytes: bytes, timeout_s: float) -> Outcome:
         return Outcome(error=str(error), error_code=error.code, error_index=error.index)
     except TimeoutError as error:
         return Outcome(error=str(error), is_hang=True)
-    return Outcome(result.output, result.cycles, result.token_counts, result.busy_cycles, result.wait_cycles)
+    return Outcome(
+        result.output,
+        result.cycles,
+        result.token_counts,
+        result.busy_cycles,
+        result.wait_cycles,
+        result.stall_cycles,
+    )
 
 
 def _save_bytes(path: Path, contents: bytes) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.isa import Unit
+from hw.regmap import Stall
 from sim.buffers import AddressSpace, SimulatedBuffer
 from sim.job import CLOCK_NS
 from sim.runner import SimulationError
@@ -27,8 +28,17 @@ IDLE_CYCLES = 1000
 
 REQUEST = struct.Struct("<3Q")
 REPLY = struct.Struct("<2Q")
-EVENT_DTYPE = np.dtype([("cycle", "<u8"), ("unit", "<u4"), ("is_done", "<u4")])
-"""One record of the process: a unit took a descriptor, or completed one."""
+EVENT_DTYPE = np.dtype(
+    [
+        ("cycle", "<u8"),
+        ("unit", "<u4"),
+        ("is_done", "<u4"),
+        *((stall.value, "<u4") for stall in Stall),
+        ("wait", "<u4"),
+        ("padding", "<u4"),
+    ]
+)
+"""One record of the process: a unit took a descriptor, or completed one and had these counts of its registers."""
 
 
 class Command(IntEnum):
@@ -70,10 +80,16 @@ class DdrModel:
 
 @dataclass(frozen=True)
 class DescriptorTimes:
-    """When the n-th descriptor of each unit was taken and completed: cycles since the process started, by unit."""
+    """When the n-th descriptor of each unit was taken and completed: cycles since the process started, by unit.
+
+    counts holds, for each counter of the unit (the values of hw.regmap.Stall, and "wait"), what it had counted when
+    the n-th descriptor was completed; a stall of its last two cycles is in the next one's. Empty for times that no
+    core has measured.
+    """
 
     starts: dict[Unit, list[int]]
     ends: dict[Unit, list[int]]
+    counts: dict[Unit, dict[str, list[int]]] = field(default_factory=dict)
 
 
 class _Process:
@@ -198,11 +214,13 @@ class ProcessTransport:
         """Return the times of all descriptors since the last call."""
         count = self._process.request(Command.EVENTS)
         events = np.frombuffer(self._process.receive(count * EVENT_DTYPE.itemsize), EVENT_DTYPE)
-        starts, ends = ({unit: _cycles(events, unit, is_done) for unit in Unit} for is_done in (0, 1))
-        return DescriptorTimes(starts, ends)
+        starts, ends = ({unit: _column(events, unit, is_done, "cycle") for unit in Unit} for is_done in (0, 1))
+        counters = (*(stall.value for stall in Stall), "wait")
+        counts = {unit: {name: _column(events, unit, 1, name) for name in counters} for unit in Unit}
+        return DescriptorTimes(starts, ends, counts)
 
 
-def _cycles(events: NDArray[Any], unit: Unit, is_done: int) -> list[int]:
-    """Return the cycles of one kind of event of a unit, in order."""
-    cycles: list[int] = events["cycle"][(events["unit"] == unit) & (events["is_done"] == is_done)].tolist()
-    return cycles
+def _column(events: NDArray[Any], unit: Unit, is_done: int, name: str) -> list[int]:
+    """Return one field of one kind of event of a unit, in order."""
+    values: list[int] = events[name][(events["unit"] == unit) & (events["is_done"] == is_done)].tolist()
+    return values

@@ -14,6 +14,14 @@ from hw.tiling import ceil_div
 from sim.process import DescriptorTimes
 from sim.spans import DescriptorSpan, descriptor_spans, of_unit
 
+DEPENDENCY = "dependency"
+COUNTED = ("operand", "weight", "drain", DEPENDENCY)
+"""Reasons of DescriptorSpan.stalls that a GEMM can have."""
+
+STALL_NAMES = (*COUNTED, "program", "pipeline")
+UNNAMED = (DEPENDENCY, "program")
+"""Reasons that do not say who made the array wait."""
+
 
 @dataclass(frozen=True)
 class LayerProfile:
@@ -22,9 +30,14 @@ class LayerProfile:
     macs as model.evaluate.layer_macs counts them; ideal_cycles of its GEMMs, whole tiles included. ddr_bytes of its
     LOADs and STOREs. array_cycles of its GEMMs, with the array's idle time before each: these sum to the end of the
     last GEMM, and never are fewer than the products need. cycles is by how much the layer moved the end of everything
-    up to it, so that the layers sum to the run; a layer that was hidden under others has few or none. stall is the
-    unit that was busy longest in those cycles while the array had no descriptor, "dependency" if all units waited
-    longer than that, or empty if the array always had one.
+    up to it, so that the layers sum to the run; a layer that was hidden under others has few or none.
+
+    stalls: what array_cycles exceeds ideal_cycles by, if the core counted. Before a GEMM: "weight" and "dependency" of
+    DescriptorSpan.stalls, and "program", in which it had not come yet, behind a full queue or from the DDR. In it:
+    "operand", "drain", and "pipeline" for the rest, which is mostly filling and emptying array and drain.
+    stall is the largest of them. Instead of "dependency" and "program", and for a layer without GEMMs or counts, it is
+    the unit that was busy longest in the layer's cycles while the array had no descriptor, "dependency" if all units
+    waited longer than that, or empty if the array always had one.
     """
 
     name: str
@@ -33,6 +46,7 @@ class LayerProfile:
     ddr_bytes: int
     array_cycles: int
     cycles: int
+    stalls: Mapping[str, int]
     stall: str
 
 
@@ -49,11 +63,15 @@ def profile_run(
     for span in spans:
         layer_ends[span.layer] = max(layer_ends.get(span.layer, 0), span.end)
     ideal, traffic, array = _ideal_cycles(program, token_counts), _traffic(program), _array_cycles(spans)
+    array_stalls = _array_stalls(spans, ideal)
     busy = {unit: _busy(of_unit(spans, unit), cycles) for unit in Unit}
     layers, frontier = [], 0
     for name, end in sorted(layer_ends.items(), key=lambda item: item[1]):
         window = slice(frontier, end)
-        stall = _stall({unit: flags[window] for unit, flags in busy.items()})
+        stalls = array_stalls.get(name, {})
+        stall = max(stalls, key=lambda reason: stalls[reason], default=DEPENDENCY)
+        if stall in UNNAMED:
+            stall = _stall({unit: flags[window] for unit, flags in busy.items()})
         layers.append(
             LayerProfile(
                 name=name,
@@ -62,6 +80,7 @@ def profile_run(
                 ddr_bytes=traffic.get(name, 0),
                 array_cycles=array.get(name, 0),
                 cycles=end - frontier,
+                stalls=stalls,
                 stall=stall,
             )
         )
@@ -106,6 +125,21 @@ def _array_cycles(spans: Sequence[DescriptorSpan]) -> dict[str, int]:
     return result
 
 
+def _array_stalls(spans: Sequence[DescriptorSpan], ideal: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return LayerProfile.stalls of each layer that has GEMMs, if the core counted."""
+    result: dict[str, dict[str, int]] = {}
+    last = 0
+    for span in of_unit(spans, Unit.GEMM):
+        if span.stalls:
+            stalls = result.setdefault(span.layer, {**dict.fromkeys(STALL_NAMES, 0), "pipeline": -ideal[span.layer]})
+            for reason in COUNTED:
+                stalls[reason] += span.stalls[reason]
+            stalls["program"] += span.start - last - span.stalls["weight"] - span.stalls["dependency"]
+            stalls["pipeline"] += span.end - span.start - span.stalls["operand"] - span.stalls["drain"]
+        last = span.end
+    return result
+
+
 def _busy(spans: Sequence[DescriptorSpan], cycles: int) -> NDArray[np.bool_]:
     """Return for each cycle of a run whether a unit had a descriptor."""
     busy = np.zeros(cycles, np.bool_)
@@ -121,6 +155,6 @@ def _stall(busy: Mapping[Unit, NDArray[np.bool_]]) -> str:
     nobody = is_idle.copy()
     for flags in busy.values():
         nobody &= ~flags
-    others["dependency"] = int(nobody.sum())
+    others[DEPENDENCY] = int(nobody.sum())
     name = max(others, key=lambda other: others[other])
     return name if others[name] else ""

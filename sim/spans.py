@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from hw.isa import UNIT_OF, Opcode, Unit
 from hw.program import Program
+from hw.regmap import Stall
 from sim.process import DescriptorTimes
 
 
 @dataclass(frozen=True)
 class DescriptorSpan:
-    """One descriptor of a run: its unit took it in cycle `start` and completed it in cycle `end`."""
+    """One descriptor of a run: its unit took it in cycle `start` and completed it in cycle `end`.
+
+    stalls: cycles lost to each of hw.regmap.Stall, by value, and to "dependency"; "weight" and "dependency" are waits
+    before it, the others are of its own time. Empty if the core did not count.
+    """
 
     index: int
     layer: str
@@ -20,6 +27,7 @@ class DescriptorSpan:
     unit: Unit
     start: int
     end: int
+    stalls: Mapping[str, int] = field(default_factory=dict)
 
 
 def descriptor_spans(program: Program, times: DescriptorTimes, cycles: int) -> list[DescriptorSpan]:
@@ -33,13 +41,25 @@ def descriptor_spans(program: Program, times: DescriptorTimes, cycles: int) -> l
             raise ValueError(f"times must hold {owners.count(unit)} descriptors of {unit.name.lower()}, one run's")
     origin = max(max(ends, default=0) for ends in times.ends.values()) - cycles
     remaining = {unit: zip(times.starts[unit], times.ends[unit], strict=True) for unit in Unit}
+    stalls = {unit: iter(_stalls(counts)) for unit, counts in times.counts.items()}
     spans = []
     for index, (layer, descriptor, owner) in enumerate(zip(program.layers, program.descriptors, owners, strict=True)):
         if owner is not None:
             start, end = next(remaining[owner])
             opcode = Opcode(descriptor.opcode)
-            spans.append(DescriptorSpan(index, layer, opcode, owner, max(start - origin, 0), end - origin))
+            lost = next(stalls[owner]) if times.counts else {}
+            spans.append(DescriptorSpan(index, layer, opcode, owner, max(start - origin, 0), end - origin, lost))
     return spans
+
+
+def _stalls(counts: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
+    """Return what each descriptor of a unit added to its counters, which were 0 at the start of the run."""
+    added = {name: np.diff(values, prepend=0).tolist() for name, values in counts.items()}
+    waits = added.pop("wait")
+    return [
+        {**{name: values[i] for name, values in added.items()}, "dependency": wait - added[Stall.WEIGHT.value][i]}
+        for i, wait in enumerate(waits)
+    ]
 
 
 def of_unit(spans: Sequence[DescriptorSpan], unit: Unit) -> list[DescriptorSpan]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import cocotb_tools.config
 
 from hw.isa import Unit
+from hw.regmap import REGISTERS
 
 COMMON_FLAGS = (
     *("--prefix", "Vtop", "-O3", "--timescale", "1ns/1ps"),
@@ -44,6 +45,9 @@ PROCESS_SOURCES = tuple(
 
 UNIT_SIGNALS = ("done", "command__valid", "command__ready")
 """Signals of the sequencer's side of each unit that sim/cpp/core.hpp records."""
+
+COUNTER_SIGNALS = tuple(name.lower() for name in REGISTERS if name.startswith(("STALL_", "WAIT_")))
+"""Registers that it records with them."""
 
 MAKE_VARIABLES = "CXX=g++ AR=ar LINK=g++ PYTHON3=python3 CFG_CXXFLAGS_PCH_I=-include"
 """Replaces what the wheel's makefile fixed on its build machine."""
@@ -115,6 +119,7 @@ def build_process(
         for unit in Unit
         for signal in UNIT_SIGNALS
     ]
+    public += [f'public_flat_rd -module "{top}.csr" -var "{signal}"' for signal in COUNTER_SIGNALS]
     defines = f"-std=c++17 -DAXI_PORTS={axi_ports} -DAXI_BYTES={axi_bytes}"
     flags = (*PROCESS_FLAGS, "--top-module", top, "-CFLAGS", defines)
     texts = [PROCESS_OPTIMISATION, *(path.read_text() for path in (*PROCESS_SOURCES, *verilog))]

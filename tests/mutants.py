@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 OWN_TEST = (
     "requantize gelu sigmoid packed_dot gemm_array gemm row_scale reciprocal_sqrt layernorm softmax selector "
-    "compact operand ram scratchpad stream sequencer joint_read write_queue"
+    "compact multiply_accumulate operand ram scratchpad stream sequencer joint_read write_queue"
 ).split()
 """RTL units with a test file of their name."""
 
@@ -35,6 +35,7 @@ OTHER_TEST = {
     "exp_channel": "softmax",
     "divide": "row_scale",
     "package": "compact",
+    "dsp48e2": "multiply_accumulate",
     "compact_plan": "compact",
     "row_router": "compact",
     "token_list": "compact",

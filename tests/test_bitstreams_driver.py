@@ -131,6 +131,7 @@ class FakeBoard:
         self.registers["STATUS"] = Status.ERROR | Status.DRAINING if self.is_draining else Status.DONE
         self.registers |= {"ERROR": int(result.error), "ERROR_INDEX": result.error_index, "CYCLES": 1234}
         self.registers |= {"BUSY_LOAD": 7, "WAIT_STORE": 9, "TOKENS_0": 11, "TOKENS_31": 12}
+        self.registers |= {"STALL_GEMM_WEIGHT": 5, "STALL_STORE_MEMORY": 6}
 
 
 @pytest.fixture
@@ -155,6 +156,13 @@ def test_run_returns_output_and_counters(core):
     assert result.token_counts == (11, *[0] * (NUM_TOKEN_REGISTERS - 2), 12)
     assert result.busy_cycles == {"load": 7, "operand": 0, "gemm": 0, "vector": 0, "store": 0}
     assert result.wait_cycles == {"load": 0, "operand": 0, "gemm": 0, "vector": 0, "store": 9}
+    assert result.stall_cycles == {
+        "load": {"drain": 0, "memory": 0},
+        "operand": {"operand": 0, "drain": 0},
+        "gemm": {"operand": 0, "weight": 5, "drain": 0},
+        "vector": {"operand": 0, "weight": 0, "drain": 0},
+        "store": {"operand": 0, "memory": 6},
+    }
     assert [core.infer(picture(seed)).output for seed in (2, 3)] == [picture(2), picture(3)]
 
 

@@ -142,6 +142,8 @@ def test_command_measures_a_network(
     assert sum(row["cycles"] for row in result["layers"]) == cycles > result["ideal_cycles"] > 0
     assert result["utilisation"] == pytest.approx(1e9 * result["gmac"] / CONFIG.macs / cycles)
     assert result["fps_at_an_assumed_clock"]["250 MHz"] == pytest.approx(250e6 / cycles)
+    for row in result["layers"]:
+        assert row["utilisation"] is None if row["macs"] == 0 else 0 < row["utilisation"] < 1, row
     assert result["ddr_bytes"] <= cycles * result["ddr"]["bytes_per_cycle"]
     assert result["wall_s"] > 0 and result["config"] == CONFIG.to_dict()
     assert "blocks.1.mlp.fc2" in capsys.readouterr().out
@@ -151,12 +153,23 @@ def test_command_measures_a_network(
     assert cli.main([*inputs, "--keep=4", f"--report={tmp_path / 'report'}"]) == 0
     pruned = json.loads((tmp_path / "result.json").read_text())
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "descriptors.csv",
         "report.html",
         "result.json",
         "roofline.svg",
         "timeline.svg",
     }
     assert json.loads((tmp_path / "report" / "result.json").read_text()) == pruned
+    heading, *lines = (tmp_path / "report" / "descriptors.csv").read_text().splitlines()
+    assert heading == "index,layer,unit,opcode,start,end,operand,weight,drain,memory,dependency"
+    gemms = [list(map(int, line.split(",")[4:])) for line in lines if ",gemm,GEMM," in line]
+    weight = sum(numbers[3] for numbers in gemms)
+    assert weight > 0 and pruned["unit_stall"]["gemm"]["weight"] == pytest.approx(
+        weight / pruned["cycles_per_picture"], rel=0.2
+    )
+    for row in pruned["layers"]:
+        lost = row["array_cycles"] - row["ideal_cycles"]
+        assert sum(row["stalls"].values()) == pytest.approx(lost, abs=0.02 * cycles) or not row["macs"]
     assert abs(pruned["dense_cycles"] - cycles) < 0.01 * cycles and pruned["dense_gmac"] == result["gmac"]
     selectors = [row["cycles"] for row in pruned["layers"] if row["layer"].startswith("selectors.")]
     assert pruned["selector_cost"] == pytest.approx(sum(selectors) / pruned["cycles_per_picture"]) and selectors

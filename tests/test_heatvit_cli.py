@@ -37,7 +37,7 @@ from quant.network_file import load_network, save_network
 from quant.synthetic import random_network
 
 TINY = NETWORKS["test_tiny"]
-COMMANDS = ["train", "quantize", "evaluate", "generate", "cycles", "simulate", "fuzz", "demo"]
+COMMANDS = ["train", "quantize", "evaluate", "generate", "cycles", "synth", "simulate", "fuzz", "demo"]
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def edit_tensors(path: Path, **changes: np.ndarray[Any, Any] | None) -> None:
     save_file(tensors, path, metadata)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "bench cycles"])
+@pytest.mark.parametrize("command", [*COMMANDS, "bench cycles", "bench model", "bench torch"])
 def test_help_explains_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*command.split(), "--help"]) == 0
     assert f"Example: heatvit {command}" in " ".join(capsys.readouterr().out.split())
@@ -99,7 +99,10 @@ def test_no_command_shows_help_without_loading_torch() -> None:
 def test_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No such command 'simulat'" in fails(capsys, "simulat")
     assert "No such option: --sed" in fails(capsys, "fuzz", "--sed", "1")
-    assert "Missing argument" in fails(capsys, "evaluate")
+    assert "either NETWORK or --weights" in fails(capsys, "evaluate")
+    assert "either NETWORK or --weights" in fails(capsys, "evaluate", "x", "--weights", "y")
+    assert "--weights needs --calibrate" in fails(capsys, "evaluate", "--weights", "y")
+    assert "Missing argument" in fails(capsys, "simulate")
     assert "--runs" in fails(capsys, "fuzz", "--runs", "0")
 
 

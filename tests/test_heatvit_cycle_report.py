@@ -2,6 +2,7 @@
 
 Testpoints
 - spans are in program order, in cycles of the run; the layers' traffic and array cycles follow them
+- stalls of the layers are those of their GEMMs and sum to what the array lost; the largest is named
 - kinds: every layer name of the architecture has its colour
 - bars of one kind that touch are one, tiny ones join their neighbour, the others stay; bands follow the array
 - timeline: a lane for each unit with its exact share, bars at their cycles, also in the window of one block
@@ -27,7 +28,7 @@ from heatvit.report.timeline import LEFT, RIGHT, WIDTH, Band, Bar, make_bands, m
 from hw.config import CONFIGS
 from hw.isa import Descriptor, Opcode, Unit
 from sim.process import DescriptorTimes
-from sim.profile import profile_run
+from sim.profile import LayerProfile, profile_run
 from sim.spans import DescriptorSpan, descriptor_spans
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -78,6 +79,49 @@ def test_spans_and_what_layers_move() -> None:
     layers = {layer.name: layer for layer in profile_run(work, times, 100, [], {})}
     assert {name: layer.ddr_bytes for name, layer in layers.items()} == {"a": 128, "b": 64}
     assert {name: layer.array_cycles for name, layer in layers.items()} == {"b": 52, "a": 48}
+
+
+def test_what_held_the_array_up() -> None:
+    """Two GEMMs of 36 ideal cycles in 100, and a layer without any."""
+    work: Any = SimpleNamespace(
+        config=CONFIGS["tiny"],
+        pictures=1,
+        network_config=SimpleNamespace(num_tokens=5),
+        layers=("b", "b", "a"),
+        descriptors=(
+            Descriptor(Opcode.GEMM, src_words=6, cols=8),
+            Descriptor(Opcode.GEMM, src_words=6, cols=8),
+            Descriptor(Opcode.LAYER_NORM),
+        ),
+    )
+    none: dict[Unit, list[int]] = {unit: [] for unit in Unit}
+    zero = {name: [0] for name in ("operand", "weight", "drain", "memory", "wait")}
+    counted = {"operand": [1, 3], "weight": [0, 20], "drain": [4, 4], "memory": [0, 0], "wait": [0, 30]}
+
+    def profile(counts: dict[str, list[int]]) -> list[LayerProfile]:
+        idle: dict[str, list[int]] = {name: [] for name in zero}
+        times = DescriptorTimes(
+            none | {Unit.GEMM: [0, 60], Unit.VECTOR: [30]},
+            none | {Unit.GEMM: [30, 100], Unit.VECTOR: [58]},
+            {unit: idle for unit in Unit} | {Unit.GEMM: counts, Unit.VECTOR: zero},
+        )
+        spans = descriptor_spans(work, times, 100)
+        assert spans[1].stalls == {
+            name: counts[name][1] - counts[name][0] for name in ("operand", "weight", "drain", "memory")
+        } | {"dependency": (counts["wait"][1] - counts["wait"][0]) - (counts["weight"][1] - counts["weight"][0])}
+        return profile_run(work, times, 100, [], {})
+
+    norm, layer = profile(counted)
+    assert (norm.stalls, norm.stall) == ({}, "vector") and layer.array_cycles - layer.ideal_cycles == 64
+    # The first took 30 cycles for 18, 5 of them lost; the second came 30 cycles later and took 40 for 18, 2 lost.
+    assert layer.stalls == {
+        "operand": 3, "weight": 20, "drain": 4, "dependency": 10, "program": 30 - 30 - 0, "pipeline": 70 - 36 - 7,
+    }  # fmt: skip
+    assert layer.stall == "pipeline"
+    assert profile(counted | {"weight": [0, 30]})[1].stall == "weight"
+    # Nobody was busy while the array waited for somebody else than LOAD, or for its descriptor.
+    assert profile(counted | {"weight": [0, 0]})[1].stall == "dependency"
+    assert profile(counted | {"weight": [0, 0], "wait": [0, 0]})[1].stalls["program"] == 30
 
 
 @pytest.mark.parametrize(
@@ -174,7 +218,7 @@ def result(**changes: Any) -> dict[str, Any]:
     """What bench_cycles returns, of a small pruned network."""
     layer = {
         "layer": "head", "macs": 2_000_000, "ideal_cycles": 10, "ddr_bytes": 1234, "array_cycles": 12, "cycles": 5432,
-        "utilisation": 0.5, "stall": "store",
+        "utilisation": 0.5, "stall": "store", "stalls": {"operand": 0, "drain": 77},
     }  # fmt: skip
     return {
         "network": "small", "weights_sha256": "ab" * 32, "images": "<pictures>", "count": 2, "keep": [4],
@@ -182,6 +226,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "layers_compared": 34, "first_problem": None, "tokens": [[5, 4], [5, 3]], "model_error_total": -0.0123,
         "gmac": 0.002, "cycles_per_picture": 5432.0, "utilisation": 0.875, "ddr_bytes": 2_500_000.0,
         "fps_at_an_assumed_clock": {"250 MHz": 46023.6}, "unit_busy": {"gemm": 0.9}, "unit_wait": {"gemm": 0.05},
+        "unit_stall": {"gemm": {"operand": 0.0125, "weight": 0.034, "drain": 0.0}},
         "layers": [layer], "selector_cost": 0.031, "pruning_efficiency": 0.942, "scaled_cycles": 5000.0,
         "scale_gmac": 0.0018, **changes,
     }  # fmt: skip
@@ -193,6 +238,7 @@ def test_page_shows_the_numbers() -> None:
     for text in (
         "0 mismatches", "34 tensors of 2 pictures", "5,432", "87.5 %", "2.50 MB", "-1.23 %", "3.1 %", "0.942", "5,000",
         "46024", "&lt;pictures&gt;", "5 / 4; 5 / 3", "1,234", "store",
+        "1.2 %", "3.4 %", "drain 77",
     ):  # fmt: skip
         assert text in page, text
     assert 'class="proof good"' in page and page.count("<svg") == 2

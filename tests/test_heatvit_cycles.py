@@ -43,7 +43,7 @@ def test_dense_network_has_no_selectors(tmp_path):
     [
         (["--tokens", "88"], "one count for each of 3 selectors, not 1"),
         (["--tokens", "88,x,3"], "tokens must be counts such as 88,45,32, not 'x'"),
-        (["--network", "deit_base"], "act_words must be at least"),
+        (["--network", "deit_base", "--config", "demo"], "max_tokens must be at least 197"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):

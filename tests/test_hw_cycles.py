@@ -13,6 +13,7 @@ Testpoints
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -57,9 +58,28 @@ def test_memory_model_refuses_impossible_values(field):
 
 def test_memory_rates():
     config = CONFIGS["zcu102_2048"]
-    assert MemoryModel().read_rate(config) == 3.2  # four ports request enough to hide the latency
-    assert MemoryModel().read_rate(replace(config, axi_ports=1)) == 64 / (60 + 16 + 2)
-    assert MemoryModel(bytes_per_cycle=4.0).read_rate(config) == 0.25
+    near, exact = MemoryModel(), partial(pytest.approx, rel=1e-9)
+    assert near.read_rate(config, 256) == exact(3.2)  # four ports request enough to hide the latency
+    assert near.read_rate(replace(config, axi_ports=1), 256) == exact(64 / (60 + 16 + 2))
+    assert MemoryModel(bytes_per_cycle=4.0).read_rate(config, 512) == exact(0.25)
+
+
+@pytest.mark.parametrize(
+    ("word_bytes", "bytes_per_cycle", "latency", "measured"),
+    [
+        (256, 1e4, 20, 64.0), (256, 1e4, 60, 52.51), (256, 1e4, 100, 34.71), (256, 51, 60, 50.84), (256, 40, 60, 40.16),
+        (512, 1e4, 20, 64.0), (512, 1e4, 60, 48.8), (512, 1e4, 100, 34.12), (512, 1e4, 140, 25.92),
+        (512, 51, 60, 48.33), (512, 51, 100, 34.29), (512, 40, 60, 39.74),
+    ],
+)  # fmt: skip
+def test_read_rate_is_that_of_the_core(word_bytes, bytes_per_cycle, latency, measured):
+    """Bytes a cycle of the simulated zcu102_4096 (WIDE and WEIGHT) between LOADs of 64 and of 128 KiB."""
+    config = CONFIGS["zcu102_4096"]
+    rate = config.axi_bytes * MemoryModel(bytes_per_cycle, latency).read_rate(config, word_bytes)
+    assert rate == pytest.approx(measured, rel=0.01)
+
+
+def test_store_cycles():
     # One whole burst of 32 beats: filled, then sent; a second one is filled while the first is sent.
     assert NEAR.store_cycles(TINY, 0, 256, TINY.act_bytes) == 32 + 33
     assert NEAR.store_cycles(TINY, 0, 512, TINY.act_bytes) == 32 + 33 + 33
@@ -97,8 +117,11 @@ def test_a_full_queue_holds_the_program_back():
     # One descriptor runs and four wait: the last GEMM, and BEGIN behind it, move on when the second GEMM starts.
     assert last.issue == gemms[1].issue + 1 + 1 + 2
     assert units[Unit.VECTOR].starved == first.issue - 1 + last.issue - 1 - (first.done + 1)
+    # Each goes into the array as soon as it is free, and comes out in order.
+    work = unit_work(slow, Tokens(64), TINY, NEAR)
     for earlier, later in pairwise(gemms):
-        assert later.issue == earlier.done + 1
+        assert later.issue == earlier.issue + work.lead + work.steady
+        assert later.done == later.issue + work.cycles
 
 
 def test_two_readers_of_one_port_take_turns():
@@ -152,7 +175,8 @@ def test_waits_and_order_of_random_networks(seed):
     done = {unit: [] for unit in Unit}
     for descriptor, span in zip(program.descriptors, result.spans, strict=False):
         unit = UNIT_OF[Opcode(descriptor.opcode)]
-        assert span.done > span.issue > (done[unit][-1] if done[unit] else 0)
+        before = done[unit][-1] if done[unit] else 0
+        assert span.done > max(span.issue, before) and (span.issue > before or unit is Unit.GEMM)
         for other, count in zip(Unit, descriptor.waits, strict=True):
             assert not count or done[other][count - 1] + 2 <= span.issue + 1e-6
         done[unit].append(span.done)

@@ -6,7 +6,17 @@ STATUS; the ID spells its name.
 """
 
 from hw.isa import Region, Unit
-from hw.regmap import ADDRESS_BITS, ID_VALUE, NUM_TOKEN_REGISTERS, REGISTERS, Access, Control, Status
+from hw.regmap import (
+    ADDRESS_BITS,
+    ID_VALUE,
+    NUM_TOKEN_REGISTERS,
+    REGISTERS,
+    STALLS,
+    Access,
+    Control,
+    Status,
+    stall_register,
+)
 
 WRITABLE = {
     "CONTROL",
@@ -32,6 +42,8 @@ def test_names_are_complete():
     assert all(name == register.name for name, register in REGISTERS.items())
     assert {name for name in REGISTERS if name.startswith("BUSY_")} == {f"BUSY_{unit.name}" for unit in Unit}
     assert {name for name in REGISTERS if name.startswith("WAIT_")} == {f"WAIT_{unit.name}" for unit in Unit}
+    stalls = [stall_register(unit, stall) for unit, stalls in STALLS.items() for stall in stalls]
+    assert [name for name in REGISTERS if name.startswith("STALL_")] == stalls and list(STALLS) == list(Unit)
     assert sum(name.startswith("TOKENS_") for name in REGISTERS) == NUM_TOKEN_REGISTERS
     assert "CYCLES" in REGISTERS
     assert all(register.text for register in REGISTERS.values())

@@ -2,8 +2,8 @@
 
 Testpoints: transfer sizes below and above a 64-byte word; channel positions of padded heads; selector groups that fill
 words, that need several heads, and that fall back to one padded group; feature rows interleave local and pooled;
-column runs cover a layer once, at tile boundaries, inside both rings, halves where they can; a column tile that fits
-only the whole ring; one that does not fit; first-fit reuse and peak; ring order, wrap and refusal.
+column runs cover a layer once, at tile boundaries, inside both rings, halves where they can, about equal; a column
+tile that fits only the whole ring; one that does not fit; first-fit reuse and peak; ring order, wrap and refusal.
 """
 
 import pytest
@@ -74,6 +74,7 @@ def test_padded_group_keeps_its_heads_dense():
     [
         (40, 4, 1000, 512, [(0, 40)]),
         (40, 4, 24, 512, [(0, 24), (24, 16)]),  # three column tiles in half of the ring
+        (56, 4, 40, 512, [(0, 32), (32, 24)]),  # five of seven fit in half: two runs of about the same size
         (20, 4, 6, 512, [(0, 8), (8, 8), (16, 4)]),  # one column tile fits the ring, not half of it
         (64, 1, 1000, 16, [(0, 32), (32, 32)]),  # parameters decide: four column tiles in half of the ring
     ],

@@ -20,7 +20,19 @@ ALLOWED = {
 BOARD_MODULES = ["quant/fixed.py", "hw/isa.py", "hw/config.py", "hw/regmap.py", "bitstreams/driver.py"]
 TORCH_MODULES = {
     f"quant/{name}.py"
-    for name in ("fake_quant", "torch_layers", "torch_selector", "torch_forward", "quantize", "convert")
+    for name in (
+        "fake_quant",
+        "torch_layers",
+        "torch_selector",
+        "torch_forward",
+        "quantize",
+        "convert",
+        "float_layers",
+        "fast_golden",
+        "live_tokens",
+        "signal_to_noise",
+        "gelu_correction",
+    )
 }
 SOURCES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
 

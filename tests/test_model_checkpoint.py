@@ -1,8 +1,9 @@
 """Network files.
 
 Testpoints: a saved network comes back exactly with its topology and normalisation; writing is whole or not at all;
-plain timm weights load from all three formats, with fresh selectors; missing, truncated, foreign and misdescribed
-files, wrong shapes, missing, unknown and non-finite tensors are refused by name; pickles that run code are not run.
+plain timm weights load from all three formats, with fresh selectors or without any; missing, truncated, foreign and
+misdescribed files, wrong shapes, missing, unknown and non-finite tensors are refused by name; pickles that run code are
+not run.
 """
 
 import json
@@ -15,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import FORMAT, load_network, load_timm, save_network, write_tensors
+from model.checkpoint import FORMAT, load_any, load_network, load_timm, save_network, write_tensors
 from model.config import NETWORKS
 from model.npz import read_npz
 from model.vit import Normalisation, VisionTransformer
@@ -72,6 +73,14 @@ def test_plain_timm_weights_load(tmp_path: Path, kind: str) -> None:
     with_selectors = load_timm(path, TINY, GREY)
     assert torch.equal(with_selectors.blocks[1].attn.qkv.weight, state["blocks.1.attn.qkv.weight"])
     assert len(with_selectors.selectors) == 2
+    assert_equal(load_any(path, TINY, GREY), network(selectors=False))  # not selectors that nobody trained
+
+
+def test_any_file_with_selectors_keeps_them(tmp_path: Path) -> None:
+    save_network(tmp_path / "ours.safetensors", network())
+    assert_equal(load_any(tmp_path / "ours.safetensors", NETWORKS["deit_tiny"], GREY), network())
+    save_file(network().state_dict(), tmp_path / "plain.safetensors")
+    assert_equal(load_any(tmp_path / "plain.safetensors", TINY, GREY), network())
 
 
 def test_half_precision_weights_become_float(tmp_path: Path) -> None:

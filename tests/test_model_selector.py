@@ -3,14 +3,14 @@
 Testpoints: head-weighted scores, also with all importances zero; token scores are a softmax over keep and prune; the
 mask keeps CLS, never revives a token, includes the threshold and has straight-through gradients, noise or not; package
 is the score-weighted mean, the plain mean for zero weights, nothing for nothing pruned; an incoming package is always
-merged; masked and gathered selection agree; the pooled feature ignores CLS and slots that are not valid.
+merged; the pooled feature ignores CLS and slots that are not valid.
 """
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.selector import HeadLinear, TokenSelector, gather, keep_mask, keep_scores, package_token, select_masked
+from model.selector import HeadLinear, TokenSelector, keep_mask, keep_scores, package_token, select_masked
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -130,27 +130,9 @@ def test_incoming_package_is_merged_whatever_its_score() -> None:
     selected, valid = select_masked(tokens, scores, torch.ones(1, 4))
     assert valid.tolist() == [[1, 1, 1, 1]]
     torch.testing.assert_close(selected, tokens)
-    gathered, kept, has_package = gather(tokens, scores, has_package=True)
-    assert kept.tolist() == [0, 1, 2] and has_package
-    torch.testing.assert_close(gathered, tokens)
 
 
 def test_nothing_pruned_gives_no_package() -> None:
     tokens, scores = random(1, 4, 2), torch.full((1, 4), 0.7)
     _, valid = select_masked(tokens, scores, torch.tensor([[1.0, 1, 1, 0]]))
     assert valid.tolist() == [[1, 1, 1, 0]]
-    gathered, kept, has_package = gather(tokens[:, :3], scores[:, :3], has_package=False)
-    assert kept.tolist() == [0, 1, 2] and not has_package and gathered.shape == (1, 3, 2)
-
-
-@pytest.mark.parametrize("had_package", [False, True])
-@pytest.mark.parametrize("level", [0.0, 0.5, 2.0])
-def test_masked_and_gathered_selection_agree(had_package: bool, level: float) -> None:
-    num_slots = 9  # CLS, seven patches, the package slot
-    valid = torch.tensor([[1.0, 1, 0, 1, 1, 0, 1, 1, float(had_package)]])
-    tokens, scores = random(1, num_slots, 4), random(1, num_slots, seed=1).sigmoid() * level
-    selected, live = select_masked(tokens, scores, valid)
-    rows = valid[0].bool()
-    gathered, _, has_package = gather(tokens[:, rows], scores[:, rows], had_package)
-    torch.testing.assert_close(gathered, selected[:, live[0].bool()])
-    assert has_package == bool(live[0, -1])

@@ -2,8 +2,7 @@
 
 Testpoints: parameter names and shapes are timm's and the selector contract's; the network equals an independent dense
 transformer built from torch modules (with the polynomials swapped for exact functions, within their error); patches
-are read in timm's order; masked and gathered paths agree in logits, kept patches and token counts, over untrained
-and extreme thresholds; pictures of a batch do not influence each other; every parameter receives a gradient; wrong
+are read in timm's order; pictures of a batch do not influence each other; every parameter receives a gradient; wrong
 pictures are refused.
 """
 
@@ -117,35 +116,6 @@ def test_dense_network_equals_torchs_own_layers() -> None:
     assert (logits - expected).abs().max() < 0.02 * expected.abs().max()
 
 
-@pytest.mark.parametrize("shift", [-30.0, -1.0, 0.0, 1.0, 30.0])
-@pytest.mark.parametrize("selectors", [(), (0,), (1, 2), (0, 1, 2)])
-def test_masked_and_gathered_paths_agree(selectors: tuple[int, ...], shift: float) -> None:
-    source = network(replace(TINY, selectors=selectors), seed=len(selectors), shift=shift)
-    x = pictures(6)
-    with torch.no_grad():
-        output = source(x)
-    for index in range(len(x)):
-        gathered = source.forward_gathered(x[index : index + 1])
-        torch.testing.assert_close(gathered.logits[0], output.logits[index], atol=2e-5, rtol=1e-5)
-        assert gathered.num_tokens == [int(count[index]) for count in output.num_tokens]
-        assert [kept.tolist() for kept in gathered.kept] == [
-            mask[index].nonzero().flatten().tolist() for mask in output.keep_masks
-        ]
-
-
-def test_paths_are_tested_where_counts_differ() -> None:
-    counts = network(seed=2)(pictures(6)).num_tokens
-    assert all(len(set(count.tolist())) > 1 and 2 <= count.min() and count.max() < 17 for count in counts)
-
-
-@pytest.mark.parametrize("shift, expected", [(-30.0, [2, 2]), (30.0, [17, 17])])
-def test_all_pruned_and_nothing_pruned(shift: float, expected: list[int]) -> None:
-    source = network(shift=shift)
-    for selector in source.selectors:
-        nn.init.zeros_(selector.token_score.weight)
-    assert source.forward_gathered(pictures(1)).num_tokens == expected
-
-
 def test_delta2_scales_the_attention() -> None:
     x = pictures(2)
     full, half = (network(replace(TINY, selectors=(), delta2=delta2)) for delta2 in (1.0, 0.5))
@@ -187,8 +157,6 @@ def test_wrong_pictures_are_refused() -> None:
         network()(pictures(2).float())
     with pytest.raises(ValueError, match=r"not torch.uint8 \(2, 1, 8, 16\)"):
         network()(pictures(2)[:, :, :8])
-    with pytest.raises(ValueError, match="the gathered path must get one picture, not 2"):
-        network().forward_gathered(pictures(2))
 
 
 def test_wrong_normalisation_is_refused() -> None:

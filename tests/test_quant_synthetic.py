@@ -1,8 +1,8 @@
 """Random networks and topologies.
 
 Testpoints: topologies stay in their ranges and reach every size; the channel multiple; networks are reproducible, keep
-the file's rules, reach extreme weights and biases; activations are neither all saturated nor all zero; selectors
-prune some, all and nothing.
+the file's rules, reach extreme weights and biases; activations are neither all saturated nor all zero; selectors prune some, all
+and nothing; tokens still differ in the last of many blocks.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from quant.bounds import accumulator_bound, named_linears, prove_bounds
+from quant.config import NetworkConfig
 from quant.network_file import load_network, save_network
 from quant.reference import run
 from quant.synthetic import random_config, random_network, random_picture
@@ -71,3 +72,15 @@ def test_networks_reach_edges_and_stay_alive() -> None:
         saturated, zero = np.mean(pairs, axis=0)
         assert saturated < 0.3 and zero < 0.3, name
     assert counts == {"all", "none", "some"}
+
+
+def test_tokens_of_deep_networks_stay_different() -> None:
+    config = NetworkConfig(56, 4, 1, 10, embed_dim=48, depth=12, num_heads=3, mlp_hidden=192)
+    rng = np.random.default_rng(3)
+    network = random_network(rng, config)
+    taps = run(network, rng.integers(0, 256, (1, 56, 56), dtype=np.uint8)).taps
+    residual = taps["blocks.11.mlp.fc2"]
+    assert (np.abs(residual.astype(np.int64)) >= 32767).mean() < 0.1
+    assert residual.std(axis=0).mean() > 5000  # over the tokens, of a range of 65536
+    assert taps["blocks.11.norm1"].std(axis=0).mean() > 6
+    assert taps["blocks.11.attn.context"].std(axis=0).mean() > 1

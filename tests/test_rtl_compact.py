@@ -2,10 +2,10 @@
 
 Testpoints: residual rows, package row, token list, live, package flag, token-count registers; nothing pruned (no write
 at all), all pruned, only the last or only the first patch pruned, a package merged alone; weights all zero, one,
-largest; rows of largest magnitude; live 1, 2, not a multiple of R, full; one and several channel words; stride;
-pauses on reads and writes; a chain of selections; BEGIN clears; BEGIN beyond max_tokens and COMPACT
-beyond the last register fault; reset state; the cycles of hw.unit_cycles, whichever tokens leave: limited by the rows,
-the package, its division and the token list.
+largest; rows of largest magnitude, with both forms of multipliers; live 1, 2, not a multiple of R, full; one and
+several channel words; stride; pauses on reads and writes; a chain of selections; BEGIN clears; BEGIN beyond max_tokens
+and COMPACT beyond the last register fault; reset state; the cycles of hw.unit_cycles, whichever tokens leave: limited
+by the rows, the package, its division and the token list.
 """
 
 import numpy as np
@@ -15,10 +15,13 @@ from hw.config import AccelConfig
 from hw.isa import Descriptor, Opcode
 from hw.memory_model import MemoryModel
 from hw.regmap import NUM_TOKEN_REGISTERS
+from hw.rtl import dsp48e2
 from hw.rtl.compact import Compact
+from hw.rtl.packed_dot import Multiplier
 from hw.unit_cycles import Tokens, unit_work
 from quant.approx import package_token
 from quant.reference import PACKAGE_TOKEN
+from tests.rtl_dsp48e2 import Dsp48e2Model
 from tests.rtl_streams import unpack_word
 from tests.rtl_vector import Harness, cycles_until, pack_rows
 
@@ -50,12 +53,12 @@ def rows_of(memory, config, num_rows, channels, stride):
     return rows
 
 
-def check(config, x_i16, selections, *, pause=0.0):
+def check(config, x_i16, selections, *, pause=0.0, multiplier=Multiplier.BEHAVIOURAL):
     """BEGIN, then one COMPACT per selection (score, is_kept), comparing the whole state after each."""
     live, channels = x_i16.shape
     words = channels // config.depth
     stride = words + 2
-    engine = Compact(config)
+    engine = Compact(config, multiplier)
     memory = pack_rows(x_i16, config, BASE, stride, bits=16)
     harness = Harness(engine, memories={"wide": memory}, written={"wide": memory}, pause=pause)
 
@@ -152,12 +155,14 @@ def test_corner_decisions(keep: str, top: int) -> None:
     check(config, rows_i16(rng, live, 8), [(score_u16, is_kept)])
 
 
-def test_largest_rows_and_weights() -> None:
+@pytest.mark.parametrize("multiplier", list(Multiplier))
+def test_largest_rows_and_weights(multiplier: Multiplier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dsp48e2, "Instance", Dsp48e2Model)
     config = AccelConfig(4, 8, 8, act_words=16, wide_words=256, weight_words=16, param_words=16, max_tokens=256)
     x_i16 = np.full((256, 8), -32768, dtype=np.int64)
     x_i16[:, 1] = 32767
     is_kept = np.arange(256) == 0
-    check(config, x_i16, [(np.where(is_kept, 65535, 65280), is_kept)])
+    check(config, x_i16, [(np.where(is_kept, 65535, 65280), is_kept)], multiplier=multiplier)
 
 
 def test_single_token() -> None:

@@ -17,7 +17,7 @@ from rtl_dsp48e2 import Dsp48e2Model
 from rtl_streams import run
 
 from hw.config import AccelConfig
-from hw.rtl import packed_dot
+from hw.rtl import dsp48e2
 from hw.rtl.gemm_array import GemmArray, GemmColumn
 from hw.rtl.packed_dot import Multiplier
 from hw.timing import array_latency, drain_width
@@ -87,7 +87,7 @@ def collect(dut, config, words):
 @pytest.mark.parametrize("bubble", [0.0, 0.3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tiles(shape, bubble, multiplier, monkeypatch):
-    monkeypatch.setattr(packed_dot, "Instance", Dsp48e2Model)
+    monkeypatch.setattr(dsp48e2, "Instance", Dsp48e2Model)
     config = config_of(shape)
     random = Random(1)
     tiles = [random_tile(config, random, num_steps) for num_steps in (1, 1, 3, 2, 6, 1)]

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from rtl_dsp48e2 import Dsp48e2Model
 from rtl_streams import run, run_pipeline
 
-from hw.rtl import packed_dot
+from hw.rtl import dsp48e2
 from hw.rtl.delay import delay
 from hw.rtl.packed_dot import Multiplier, PackedDot, expand_pair, operand_delays, pack_pair
 from hw.timing import dot_latency
@@ -66,7 +66,7 @@ def vectors(depth):
 @pytest.mark.parametrize("multiplier", list(Multiplier))
 @pytest.mark.parametrize("depth", [1, 2, 4, 7, 8])
 def test_dot_products(multiplier, depth, monkeypatch):
-    monkeypatch.setattr(packed_dot, "Instance", Dsp48e2Model)
+    monkeypatch.setattr(dsp48e2, "Instance", Dsp48e2Model)
     low, high, weights = vectors(depth)
     dut = Skewed(depth, multiplier)
     cases = [

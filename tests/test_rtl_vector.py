@@ -20,6 +20,7 @@ from hw.isa import Descriptor, Memory, Opcode
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.rtl.exp_channel import ExpChannel
 from hw.rtl.norm_channel import NormChannel
+from hw.rtl.packed_dot import Multiplier
 from hw.rtl.vector import VectorUnit
 from hw.timing import norm_width
 from quant.approx import keep_scores, layer_norm, package_token, row_scale, softmax_rows
@@ -378,7 +379,7 @@ def test_begin_beyond_the_token_list_faults() -> None:
 def test_demo_unit_converts_to_verilog(is_separate: bool) -> None:
     config = CONFIGS["demo"]
     names = ("norm_channel", "exp_channel") if is_separate else (None, None)
-    text = verilog.convert(VectorUnit(config, *names), name="vector", emit_src=False)
+    text = verilog.convert(VectorUnit(config, Multiplier.BEHAVIOURAL, *names), name="vector", emit_src=False)
     assert "module vector(" in text
     for name, component, width in (
         ("norm_channel", NormChannel, norm_width(config)),

@@ -232,7 +232,7 @@ def test_core_recovers_from_an_abort_at_any_time(model, tmp_path):
     network, pictures = make_network(3)
     program = compile_network(network, CONFIG, taps=True)
     good = make_job(network, pictures[:1], program)
-    aborts = [JobRun(0, good.runs[0].input, cycles) for cycles in range(500, 8000, 500)]
+    aborts = [JobRun(0, good.runs[0].input, cycles) for cycles in range(500, 6500, 500)]
     runs = tuple(run for abort in aborts for run in (abort, good.runs[0]))
     outcomes = run_job(model, Job(CONFIG, good.programs, runs), tmp_path, timeout_s=300)
     for number, (aborted, outcome) in enumerate(zip(outcomes[::2], outcomes[1::2], strict=True)):

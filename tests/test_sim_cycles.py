@@ -106,6 +106,26 @@ def test_single_descriptors_are_exact(model, tmp_path):
         assert (units[unit].busy, units[unit].wait, cycles) == measured, program
 
 
+def gemm_sequences():
+    """Programs of four independent GEMMs, whose drain overlaps the array's next command."""
+    for mode in Drain:
+        for other in (mode, Drain.GELU, Drain.INT8):
+            for cols, steps in ((8, 2), (9, 8), (24, 1), (24, 3), (8, 40)):
+                fields = {"src_words": steps, "src_stride": steps, "aux_stride": steps, "cols": cols, "dst_stride": 4}
+                gemms = [Descriptor(Opcode.GEMM, mode=each, wait_vector=1, **fields) for each in (mode, other) * 2]
+                yield [Descriptor(Opcode.BEGIN, rows=26), *gemms, END]
+
+
+@pytest.mark.verilator
+@pytest.mark.slow
+def test_overlapping_gemms_are_exact(model, tmp_path):
+    programs = list(gemm_sequences())
+    outcomes = run_programs(model, tmp_path, [(program, bytes(8192), bytes(64), 8192) for program in programs])
+    for program, outcome in zip(programs, outcomes, strict=True):
+        _, cycles, units = replay(program, [], CONFIG, NEAR)
+        assert (units[Unit.GEMM].busy, cycles) == (outcome.busy_cycles["gemm"], outcome.cycles), program
+
+
 def pruned(network, picture_u8, shares):
     """Return the network with thresholds that keep these shares of the patches, and its token counts."""
     for stage, share in enumerate(shares):

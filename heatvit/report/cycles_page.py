@@ -7,6 +7,7 @@ from typing import Any
 from heatvit.report.document import document, key_figures, percent, section
 from heatvit.report.drawing import Drawing
 from heatvit.report.html import Child, Html, table, tag
+from hw.regmap import Stall
 
 
 def render_cycles(title: str, result: dict[str, Any], timeline: Drawing, roofline: Drawing) -> str:
@@ -70,10 +71,19 @@ def _figures(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _units(result: dict[str, Any]) -> Html:
+    reasons = [stall.value for stall in Stall]
     rows: list[list[Child]] = [
-        [unit, percent(share), percent(result["unit_wait"][unit])] for unit, share in result["unit_busy"].items()
+        [unit, percent(share), percent(result["unit_wait"][unit]), *(_share(result, unit, name) for name in reasons)]
+        for unit, share in result["unit_busy"].items()
     ]
-    return table(["unit", "busy", "waiting"], rows, "Share of all cycles with a descriptor, and waiting for another")
+    caption = "Share of all cycles with a descriptor, waiting for another unit, and held up; weight is part of waiting"
+    return table(["unit", "busy", "waiting", *reasons], rows, caption)
+
+
+def _share(result: dict[str, Any], unit: str, reason: str) -> str:
+    """Return the share of a stall, or nothing where it is not counted."""
+    share = result["unit_stall"][unit].get(reason)
+    return "" if share is None else percent(share)
 
 
 def _layers(result: dict[str, Any]) -> Html:
@@ -82,15 +92,21 @@ def _layers(result: dict[str, Any]) -> Html:
             row["layer"],
             f"{row['macs'] / 1e9:.4f}",
             f"{row['ideal_cycles']:,.0f}",
+            f"{row['array_cycles']:,.0f}",
             f"{row['cycles']:,.0f}",
             "" if row["utilisation"] is None else percent(row["utilisation"]),
             f"{row['ddr_bytes']:,}",
             row["stall"],
+            ", ".join(f"{reason} {count:,}" for reason, count in row["stalls"].items() if count),
         ]
         for row in result["layers"]
     ]
-    headings = ["layer", "GMAC", "ideal cycles", "cycles", "utilisation", "DDR bytes", "main stall"]
-    return table(headings, rows, "A hidden layer has no cycles of its own")
+    headings = ["layer", "GMAC", "ideal cycles", "array cycles", "cycles", "utilisation", "DDR bytes", "main stall"]
+    caption = (
+        "Array cycles go from the end of the GEMM before to the end of each of the layer's; cycles are by how much the "
+        "layer moved the end of everything before it. Losses: array cycles of the first picture beyond the ideal ones."
+    )
+    return table([*headings, "losses"], rows, caption)
 
 
 def _conditions(result: dict[str, Any], memory: str) -> Html:

@@ -10,6 +10,7 @@ from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
 from hw.rtl.compact_plan import CompactPlan, StepKind
 from hw.rtl.package import Package
+from hw.rtl.packed_dot import Multiplier
 from hw.rtl.ports import descriptor_layout, token_read
 from hw.rtl.row_router import RowRouter, routed_rows
 from hw.rtl.row_scale import RowScale
@@ -45,8 +46,8 @@ class Compact(wiring.Component):
     token : In(read port of the token list, seen from the reader)
     """
 
-    def __init__(self, config: AccelConfig):
-        self._config = config
+    def __init__(self, config: AccelConfig, multiplier: Multiplier = Multiplier.BEHAVIOURAL):
+        self._config, self._multiplier = config, multiplier
         super().__init__(
             {
                 "command": In(stream.Signature(descriptor_layout)),
@@ -145,7 +146,7 @@ class Compact(wiring.Component):
         command = self.command.payload
         m.submodules.wide_walk = wide_walk = AddressWalk()
         m.submodules.plan = plan = CompactPlan(config)
-        m.submodules.package = package = Package(config)
+        m.submodules.package = package = Package(config, self._multiplier)
         m.submodules.row_scale = row_scale = RowScale(1)
         m.submodules.router = router = RowRouter(config)
         connect(m, wide_walk.o, flipped(self.wide_addresses))

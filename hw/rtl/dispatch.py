@@ -31,6 +31,7 @@ class Dispatcher(wiring.Component):
     counts : In(counts_layout);  done : In(1) - the unit completed a descriptor;  count : Out(COUNT_WIDTH) - so many.
     busy : Out(1) - the unit has a descriptor, or up to MAX_RUNNING;  waiting : Out(1) - it has none, and the head waits
         for another unit.
+    awaited : Out(one bit per unit) - the units that it waits for while waiting.
     pending : Out(1), index : Out(32) - whether a descriptor is unfinished, and the index of the oldest one.
     """
 
@@ -44,6 +45,7 @@ class Dispatcher(wiring.Component):
                 "count": Out(COUNT_WIDTH),
                 "busy": Out(1),
                 "waiting": Out(1),
+                "awaited": Out(len(Unit)),
                 "pending": Out(1),
                 "index": Out(32),
             }
@@ -55,7 +57,8 @@ class Dispatcher(wiring.Component):
         connect(m, flipped(self.i), queue.i)
         head = queue.o.payload
         waits = [head.descriptor[f"wait_{unit.name.lower()}"] for unit in Unit]
-        is_due = Cat(~(count - wait)[COUNT_WIDTH - 1] for count, wait in zip(self.counts, waits, strict=True)).all()
+        is_reached = Cat(~(count - wait)[COUNT_WIDTH - 1] for count, wait in zip(self.counts, waits, strict=True))
+        is_due = is_reached.all()
         is_released = Signal()
         m.submodules.running = running = Fifo(32, MAX_RUNNING)  # the indices of what the unit has
         do_issue = self.command.valid & self.command.ready
@@ -64,6 +67,7 @@ class Dispatcher(wiring.Component):
             self.command.valid.eq(is_released),
             queue.o.ready.eq(do_issue),
             self.waiting.eq(queue.o.valid & ~is_due & ~self.busy),
+            self.awaited.eq(~is_reached & self.waiting.replicate(len(Unit))),
             self.pending.eq(self.busy | queue.o.valid),
             self.index.eq(Mux(self.busy, running.o.payload, head.index)),
             self.busy.eq(running.o.valid),

@@ -42,6 +42,7 @@ class Gemm(wiring.Component):
     command, done, fault : unit_signature; after a fault the unit is frozen until reset
     tokens : In(pictures x u16) - live tokens of each picture, sampled when a command starts
     act, weight, param, wide_read, row_scale : read ports;  act_write, wide_write : write ports
+    is_held_back : Out(1) - the drain has no place for the tile whose last step is due
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Gemm(wiring.Component):
                 "row_scale": Out(row_scale_read(config)),
                 "act_write": Out(act_write(config)),
                 "wide_write": Out(wide_write(config)),
+                "is_held_back": Out(1),
             }
         )
 
@@ -171,6 +173,7 @@ class Gemm(wiring.Component):
             reads.i.payload.weight.eq(walk.weight_address),
             reads.i.payload.enable.eq(0b11),
             reads.i.valid.eq(walk.is_active & is_allowed),
+            self.is_held_back.eq(walk.is_active & ~is_allowed & reads.i.ready),
             walk.next.eq(do_step),
             drain.num_taken.eq(Mux(do_step & walk.is_last, walk.num_words, 0)),
         ]

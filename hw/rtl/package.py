@@ -8,6 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import AccelConfig
 from hw.rtl.delay import delay
+from hw.rtl.multiply_accumulate import MultiplyAccumulate
+from hw.rtl.packed_dot import Multiplier
 from hw.rtl.requantize import Requantize
 from hw.rtl.selector import WEIGHT_BITS
 from hw.rtl.tree import reduce_tree
@@ -29,7 +31,8 @@ class Package(wiring.Component):
     mean : Out(K x i16), is_ready : Out(1), take : In(1) - is_ready falls.
     """
 
-    def __init__(self, config: AccelConfig):
+    def __init__(self, config: AccelConfig, multiplier: Multiplier):
+        self._multiplier = multiplier
         self._depth, self._rows = config.depth, compact_rows(config)
         self._positions = package_positions(config)
         row = data.ArrayLayout(signed(16), self._depth)
@@ -85,7 +88,7 @@ class Package(wiring.Component):
         return m
 
     def _accumulate(self, m, is_complete):
-        """Sum the products, each row of a step in the accumulator of its multiplier; return the sums when complete."""
+        """Sum the products, each row of a step in a multiplier of its own; return the sums when complete."""
         is_fresh = Signal(init=1)
         has_product = delay(m, self.step, 1, name="has_product", reset_less=False)
         is_last_product = delay(m, self.is_last, 1, name="is_last_product")
@@ -96,14 +99,16 @@ class Package(wiring.Component):
         for row in range(self._rows):
             for position in range(self._depth):
                 name = f"{row}_{position}"
-                product = Signal(signed(16 + WEIGHT_BITS + 1), name=f"product_{name}", reset_less=True)
-                total = Signal(signed(32), name=f"total_{name}", reset_less=True)
+                m.submodules[f"sum_{name}"] = total = MultiplyAccumulate(self._multiplier)
+                m.d.comb += [
+                    total.multiply.eq(self.step),
+                    total.value.eq(self.rows[row][position]),
+                    total.weight.eq(self.weights[row]),
+                    total.accumulate.eq(has_product),
+                    total.is_first.eq(is_fresh),
+                ]
                 held = Signal(signed(32), name=f"held_{name}", reset_less=True)
-                with m.If(self.step):
-                    m.d.sync += product.eq(self.rows[row][position] * self.weights[row])
-                with m.If(has_product):
-                    m.d.sync += total.eq(product + Mux(is_fresh, 0, total))
                 with m.If(is_complete):
-                    m.d.sync += held.eq(total)
+                    m.d.sync += held.eq(total.total)
                 complete.append(held)
         return [complete[row * self._depth : (row + 1) * self._depth] for row in range(self._rows)]

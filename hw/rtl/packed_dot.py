@@ -2,10 +2,22 @@
 
 from enum import Enum
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.rtl.dsp48e2 import (
+    A_WIDTH,
+    B_WIDTH,
+    CASCADE_WIDTH,
+    W_ROUNDING,
+    W_ZERO,
+    Z_CASCADE,
+    Z_ZERO,
+    dsp48e2,
+    extended,
+    opmode,
+)
 from hw.timing import dot_latency
 
 LOW_BITS = 18
@@ -18,12 +30,6 @@ PACKED_WIDTH = 27
 """A packed operand, (high << LOW_BITS) + low, fills the A input of a DSP48E2."""
 
 SUM_WIDTH = 2 * LOW_BITS
-CASCADE_WIDTH = 48
-
-OPMODE_BIASED = 0b10_000_01_01
-"""W = RND, Z = 0, Y and X = product: the first cell of a chain (UltraScale DSP user guide UG579, OPMODE tables)."""
-OPMODE_CASCADE = 0b00_001_01_01
-"""W = 0, Z = PCIN, Y and X = product: every further cell."""
 
 
 class Multiplier(Enum):
@@ -103,54 +109,15 @@ class PackedDot(wiring.Component):
         for k in range(self._depth):
             total = Signal(CASCADE_WIDTH, name=f"total_{k}")
             cascade_out = Signal(CASCADE_WIDTH, name=f"cascade_{k}")
-            m.submodules[f"cell_{k}"] = _dsp48e2(
-                opmode=OPMODE_BIASED if k == 0 else OPMODE_CASCADE,
-                i_A=_sign_extended(self.pairs[k], 30),
-                i_B=_sign_extended(self.weights[k], 18),
+            m.submodules[f"cell_{k}"] = dsp48e2(
+                input_registers=1,
+                rounding=LOW_BIAS,
+                i_OPMODE=opmode(w=W_ROUNDING, z=Z_ZERO) if k == 0 else opmode(w=W_ZERO, z=Z_CASCADE),
+                i_A=extended(self.pairs[k].as_signed(), A_WIDTH),
+                i_B=extended(self.weights[k].as_signed(), B_WIDTH),
                 i_PCIN=cascade,
                 o_P=total,
                 o_PCOUT=cascade_out,
             )
             cascade = cascade_out
         return total
-
-
-def _sign_extended(value, width):
-    return Cat(value, value[-1].replicate(width - len(value)))
-
-
-def _dsp48e2(*, opmode, **ports):
-    """Return a DSP48E2 with its A, B, M and P registers in use: P = A * B + (RND or PCIN), 3 cycles from A to P."""
-    unused_inputs = {
-        "ACIN": 30, "ALUMODE": 4, "BCIN": 18, "C": 48, "CARRYCASCIN": 1, "CARRYIN": 1, "CARRYINSEL": 3, "D": 27,
-        "INMODE": 5, "MULTSIGNIN": 1, "CEA1": 1, "CEAD": 1, "CEALUMODE": 1, "CEB1": 1, "CEC": 1, "CECARRYIN": 1,
-        "CECTRL": 1, "CED": 1, "CEINMODE": 1, "RSTA": 1, "RSTALLCARRYIN": 1, "RSTALUMODE": 1, "RSTB": 1, "RSTC": 1,
-        "RSTCTRL": 1, "RSTD": 1, "RSTINMODE": 1, "RSTM": 1, "RSTP": 1,
-    }  # fmt: skip
-    return Instance(
-        "DSP48E2",
-        p_AMULTSEL="A",
-        p_BMULTSEL="B",
-        p_USE_MULT="MULTIPLY",
-        p_USE_SIMD="ONE48",
-        p_AREG=1,
-        p_ACASCREG=1,
-        p_BREG=1,
-        p_BCASCREG=1,
-        p_MREG=1,
-        p_PREG=1,
-        p_ADREG=0,
-        p_DREG=0,
-        p_CREG=1,  # C is unused: its register saves power (UG579, unused ports)
-        p_ALUMODEREG=0,
-        p_CARRYINREG=0,
-        p_CARRYINSELREG=0,
-        p_INMODEREG=0,
-        p_OPMODEREG=0,
-        p_RND=Const(LOW_BIAS, CASCADE_WIDTH),
-        i_CLK=ClockSignal(),
-        i_OPMODE=Const(opmode, 9),
-        **{f"i_CE{register}": Const(1) for register in ("A2", "B2", "M", "P")},
-        **{f"i_{name}": Const(0, width) for name, width in unused_inputs.items()},
-        **ports,
-    )

@@ -5,7 +5,6 @@ from operator import add
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-from amaranth.utils import exact_log2
 
 from hw.config import AccelConfig
 from hw.rtl.address_walk import WALK_WIDTH, AddressWalk
@@ -148,7 +147,7 @@ class Select(wiring.Component):
                     m.next = "Idle"
 
         self._sum(m, take_token, take_head, position, is_summing, heads, divide)
-        self._decide(m, do_start, threshold, row_tile, divide)
+        self._decide(m, do_start, threshold, row_tile, row_tile == last_tile, divide)
         return m
 
     def _read(self, m, do_start, words, tiles):
@@ -214,26 +213,25 @@ class Select(wiring.Component):
                 job.divisor.eq(Mux(importance == 0, heads, importance)),
             ]
 
-    def _decide(self, m, do_start, threshold, row_tile, divide):
+    def _decide(self, m, do_start, threshold, row_tile, is_last_tile, divide):
         """Apply the selection rule lane by lane and count what leaves."""
         lanes = self._config.rows
         pruned, weights = [], []
-        m.d.comb += self.decision.row_tile.eq(row_tile)
+        last_lane = Signal(range(lanes))  # the last live token, in the last row tile
+        m.d.comb += [self.decision.row_tile.eq(row_tile), last_lane.eq(self.live - 1)]
         for lane in range(lanes):
-            token = Signal(range(self._config.row_tiles * lanes), name=f"token_{lane}")
             is_package, is_kept = Signal(name=f"is_package_{lane}"), Signal(name=f"is_kept_{lane}")
             score = divide.o.payload[lane]
-            is_cls = (token == 0) if lane == 0 else 0
+            is_cls = (row_tile == 0) if lane == 0 else 0
             m.d.comb += [
-                token.eq((row_tile << exact_log2(lanes)) | lane),
-                is_package.eq(self.has_package & (token == self.live - 1)),
+                is_package.eq(self.has_package & is_last_tile & (last_lane == lane)),
                 is_kept.eq(is_cls | (~is_package & (score >= threshold))),
                 self.decision.decisions[lane].is_kept.eq(is_kept),
                 self.decision.decisions[lane].score.eq(Mux(is_cls, CLS_SCORE, score)),
             ]
             is_pruned = Signal(name=f"is_pruned_{lane}", reset_less=True)
             weight = Signal(WEIGHT_BITS, name=f"weight_{lane}", reset_less=True)
-            is_leaving = ~is_kept & (token < self.live)
+            is_leaving = ~is_kept & (~is_last_tile | (last_lane >= lane))
             m.d.sync += [
                 is_pruned.eq(is_leaving),
                 weight.eq(Mux(is_leaving, score[WEIGHT_FRACTION_BITS:], 0)),

@@ -53,6 +53,7 @@ class Sequencer(wiring.Component):
     axi_read_error, axi_write_error : In(1) - from LOAD and STORE
     status : Out(status_layout);  error : Out(8) - ErrorCode;  error_index : Out(32)
     cycles : Out(32);  busy_cycles, wait_cycles : Out(cycles_layout)
+    busy, awaited : Out - of each unit's Dispatcher
     """
 
     def __init__(self, config: AccelConfig):
@@ -82,6 +83,8 @@ class Sequencer(wiring.Component):
                 "cycles": Out(32),
                 "busy_cycles": Out(cycles_layout),
                 "wait_cycles": Out(cycles_layout),
+                "busy": Out(len(Unit)),
+                "awaited": Out(data.ArrayLayout(len(Unit), len(Unit))),
             }
         )
 
@@ -96,6 +99,7 @@ class Sequencer(wiring.Component):
             m.submodules[unit.name.lower()] = dispatcher
             connect(m, dispatcher.command, flipped(self.commands[unit]))
             m.d.comb += dispatcher.done.eq(self.done[unit])
+            m.d.comb += [self.busy[unit].eq(dispatcher.busy), self.awaited[unit].eq(dispatcher.awaited)]
             m.d.comb += [dispatcher.counts[other].eq(dispatchers[other].count) for other in Unit]
         connect(m, fetch.bursts, flipped(self.bursts))
         connect(m, flipped(self.beats), fetch.beats)
@@ -162,6 +166,8 @@ class Sequencer(wiring.Component):
     def _decode(self, m, descriptors, dispatchers, position, bad_opcode, state):
         """Hand the offered descriptor to the queue of its unit."""
         descriptor = descriptors.payload
+        for dispatcher in dispatchers:
+            m.d.comb += [dispatcher.i.payload.descriptor.eq(descriptor), dispatcher.i.payload.index.eq(position)]
         with m.If(descriptors.ready):
             m.d.sync += position.eq(position + 1)
         with m.Switch(descriptor.opcode):
@@ -174,8 +180,6 @@ class Sequencer(wiring.Component):
                     m.d.comb += [
                         bad_opcode.eq(~is_legal),
                         dispatcher.i.valid.eq(is_legal),
-                        dispatcher.i.payload.descriptor.eq(descriptor),
-                        dispatcher.i.payload.index.eq(position),
                         descriptors.ready.eq(is_legal & dispatcher.i.ready),
                     ]
             with m.Default():

@@ -48,18 +48,29 @@ class TokenList(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.tokens = tokens = Memory(shape=16, depth=self._config.token_words, init=[])
-        write, read, store = tokens.write_port(), tokens.read_port(domain="comb"), tokens.read_port()
+        write, read, store = tokens.write_port(), tokens.read_port(), tokens.read_port()
         index_bits = exact_log2(self._config.token_stride)
         source, target = Signal(index_bits, reset_less=True), Signal(index_bits, reset_less=True)
         tokens_left = Signal.like(self.count, reset_less=True)
         is_kept = self._read_decision(m, source)
         is_last_token = tokens_left <= 1
 
-        m.d.comb += [read.addr.eq(Cat(source, self.picture)), write.addr.eq(Cat(target, self.picture))]
-        m.d.sync += [source.eq(source + 1), target.eq(target + write.en), tokens_left.eq(tokens_left - 1)]
+        # Read one cycle ahead, so never what is written in the same cycle: a token goes to its own place or before it.
+        next_source = Signal.like(source)
+        m.d.comb += [
+            next_source.eq(source + 1),
+            read.addr.eq(Cat(next_source, self.picture)),
+            write.addr.eq(Cat(target, self.picture)),
+        ]
+        m.d.sync += [
+            source.eq(next_source),
+            target.eq(target + write.en),
+            tokens_left.eq(tokens_left - 1),
+        ]
         with m.FSM() as fsm:
             with m.State("Idle"):
-                m.d.sync += [source.eq(0), target.eq(0), tokens_left.eq(self.count)]
+                m.d.comb += next_source.eq(0)
+                m.d.sync += [target.eq(0), tokens_left.eq(self.count)]
                 with m.If(self.number):
                     m.next = "Number"
                 with m.Elif(self.compact):

@@ -21,6 +21,7 @@ from hw.rtl.packed_dot import Multiplier
 from hw.rtl.ports import ROW_SCALE_ENTRY
 from hw.rtl.scratchpad import Scratchpad
 from hw.rtl.sequencer import Sequencer
+from hw.rtl.stalls import StallCounters, stall_reasons
 from hw.rtl.vector import VectorUnit
 
 CONTROL_PREFIX = "s_axi_control_"
@@ -85,7 +86,7 @@ class Top(wiring.Component):
             Unit.LOAD: LoadUnit(config),
             Unit.OPERAND: OperandUnit(config),
             Unit.GEMM: Gemm(config, self._multiplier, separate.column, separate.element, separate.activation),
-            Unit.VECTOR: VectorUnit(config, separate.norm, separate.exp),
+            Unit.VECTOR: VectorUnit(config, self._multiplier, separate.norm, separate.exp),
             Unit.STORE: StoreUnit(config),
         }
         for name, component in units.items():
@@ -95,6 +96,7 @@ class Top(wiring.Component):
         self._connect_memories(m, units)
         self._connect_buses(m, units[Unit.LOAD], units[Unit.STORE], sequencer)
         self._connect_registers(m, units, csr, sequencer)
+        self._count_stalls(m, units, csr, sequencer)
         return m
 
     def _connect_memories(self, m, units):
@@ -183,6 +185,15 @@ class Top(wiring.Component):
             ]
         for index in range(NUM_TOKEN_REGISTERS):
             m.d.comb += getattr(csr, f"tokens_{index}").eq(units[Unit.VECTOR].token_counts[index])
+
+    def _count_stalls(self, m, units, csr, sequencer):
+        m.submodules.stalls = stalls = StallCounters()
+        m.d.comb += [
+            stalls.clear.eq(sequencer.unit_reset & sequencer.status.busy),
+            stalls.is_running.eq(sequencer.status.busy),
+            stalls.reasons.eq(stall_reasons(units, sequencer.busy, sequencer.awaited)),
+            *(getattr(csr, name).eq(getattr(stalls, name)) for name in stalls.names),
+        ]
 
     def _connect_pins(self, m, prefix, bus, signature):
         """Connect a bus to the pins of a prefix; signature is as the core drives it."""

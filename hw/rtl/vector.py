@@ -13,6 +13,7 @@ from hw.rtl import ports
 from hw.rtl.compact import Compact
 from hw.rtl.covered_rows import covered_rows
 from hw.rtl.layernorm import LayerNorm
+from hw.rtl.packed_dot import Multiplier
 from hw.rtl.selector import Select
 from hw.rtl.softmax import Softmax
 from hw.rtl.stream import MemoryReader
@@ -54,9 +55,16 @@ class VectorUnit(wiring.Component):
     token_counts : Out(registers x u16) - live after each COMPACT, by its index; 0 after reset.
     """
 
-    def __init__(self, config: AccelConfig, norm_module: str | None = None, exp_module: str | None = None):
+    def __init__(
+        self,
+        config: AccelConfig,
+        multiplier: Multiplier = Multiplier.BEHAVIOURAL,
+        norm_module: str | None = None,
+        exp_module: str | None = None,
+    ):
         """Take the names of Verilog modules generated separately from NormChannel and ExpChannel, or elaborate them."""
-        self._config, self._norm_module, self._exp_module = config, norm_module, exp_module
+        self._config, self._multiplier = config, multiplier
+        self._norm_module, self._exp_module = norm_module, exp_module
         super().__init__(
             {
                 **ports.unit_signature(),
@@ -78,7 +86,7 @@ class VectorUnit(wiring.Component):
         m.submodules.layer_norm = layer_norm = LayerNorm(config, self._norm_module)
         m.submodules.softmax = softmax = Softmax(config, self._exp_module)
         m.submodules.select = select = Select(config)
-        m.submodules.compact = compact = Compact(config)
+        m.submodules.compact = compact = Compact(config, self._multiplier)
         engines = {
             Engine.LAYER_NORM: layer_norm,
             Engine.SOFTMAX: softmax,
@@ -159,6 +167,9 @@ class VectorUnit(wiring.Component):
         m.submodules[f"{name}_reader"] = reader = MemoryReader(len(port.response))
         connect(m, reader.port, flipped(port))
         is_outside = Signal(name=f"{name}_read_is_outside")
+        for engine in engines.values():
+            # Every engine sees the word, only the active one that it is valid: a word that is 0 elsewhere costs LUTs.
+            m.d.comb += getattr(engine, f"{name}_words").payload.eq(reader.words.payload)
         with m.Switch(active):
             for engine_name, engine in engines.items():
                 addresses, words = getattr(engine, f"{name}_addresses"), getattr(engine, f"{name}_words")
@@ -169,7 +180,6 @@ class VectorUnit(wiring.Component):
                         reader.addresses.payload.eq(addresses.payload),
                         reader.addresses.valid.eq(addresses.valid & is_inside),
                         addresses.ready.eq(reader.addresses.ready & is_inside),
-                        words.payload.eq(reader.words.payload),
                         words.valid.eq(reader.words.valid),
                         reader.words.ready.eq(words.ready),
                     ]
@@ -179,15 +189,19 @@ class VectorUnit(wiring.Component):
         """Share a write port among streams; return whether the address on offer is outside the memory."""
         request = port.request
         is_outside = Signal(name="write_is_outside")
+
+        def payload_of(writes):
+            return [request.payload[field].eq(writes.payload[field]) for field in ("address", "data", "enable")]
+
+        # The payload of one engine stands when none writes: a payload that is 0 then costs LUTs.
+        m.d.comb += payload_of(next(iter(streams.values())))
         with m.Switch(active):
             for engine_name, writes in streams.items():
                 with m.Case(engine_name):
                     is_inside = writes.payload.address < depth
                     m.d.comb += [
+                        *payload_of(writes),
                         is_outside.eq(writes.valid & ~is_inside),
-                        request.payload.address.eq(writes.payload.address),
-                        request.payload.data.eq(writes.payload.data),
-                        request.payload.enable.eq(writes.payload.enable),
                         request.valid.eq(writes.valid & is_inside),
                         writes.ready.eq(request.ready & is_inside),
                     ]

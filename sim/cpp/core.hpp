@@ -33,11 +33,24 @@
 #define UNIT_SIGNAL(unit, signal) UNIT_SIGNAL_OF(unit, signal)
 #define UNIT_SIGNAL_OF(unit, signal) top_.rootp->heatvit_core__DOT__sequencer__DOT__##unit##__DOT__##signal
 
-// A unit took a descriptor, or completed one.
+// The counters of a unit as hw.regmap has them: the stalls in the order of hw.regmap.Stall, 0 where none is counted,
+// and its WAIT.
+#define COUNTER(name) top_.rootp->heatvit_core__DOT__csr__DOT__##name
+#define COUNTERS_load {0, 0, COUNTER(stall_load_drain), COUNTER(stall_load_memory), COUNTER(wait_load)}
+#define COUNTERS_operand {COUNTER(stall_operand_operand), 0, COUNTER(stall_operand_drain), 0, COUNTER(wait_operand)}
+#define COUNTERS_gemm \
+    {COUNTER(stall_gemm_operand), COUNTER(stall_gemm_weight), COUNTER(stall_gemm_drain), 0, COUNTER(wait_gemm)}
+#define COUNTERS_vector \
+    {COUNTER(stall_vector_operand), COUNTER(stall_vector_weight), COUNTER(stall_vector_drain), 0, COUNTER(wait_vector)}
+#define COUNTERS_store {COUNTER(stall_store_operand), 0, 0, COUNTER(stall_store_memory), COUNTER(wait_store)}
+
+// A unit took a descriptor, or completed one; and its counters then.
 struct Event {
     uint64_t cycle;
     uint32_t unit;
     uint32_t is_done;
+    std::array<uint32_t, 5> counters;
+    uint32_t padding;
 };
 
 constexpr uint64_t REGISTER_TIMEOUT_CYCLES = 10000;
@@ -136,8 +149,8 @@ private:
                  static_cast<bool>(top_.s_axi_control_awready), static_cast<bool>(top_.s_axi_control_wready),
                  static_cast<bool>(top_.s_axi_control_bvalid), top_.s_axi_control_rdata};
 #define RECORD_UNIT(INDEX, UNIT) \
-    if (UNIT_SIGNAL(UNIT, done)) events.push_back({cycle_, INDEX, 1}); \
-    if (UNIT_SIGNAL(UNIT, COMMAND_VALID) && UNIT_SIGNAL(UNIT, COMMAND_READY)) events.push_back({cycle_, INDEX, 0});
+    if (UNIT_SIGNAL(UNIT, done)) events.push_back({cycle_, INDEX, 1, COUNTERS_##UNIT, 0}); \
+    if (UNIT_SIGNAL(UNIT, COMMAND_VALID) && UNIT_SIGNAL(UNIT, COMMAND_READY)) events.push_back({cycle_, INDEX, 0, {}, 0});
         EACH_UNIT(RECORD_UNIT)
 #undef RECORD_UNIT
         top_.clk = 1;

@@ -1,0 +1,223 @@
+"""What quantization costs: a float checkpoint and its integer golden on the same pictures, accuracy and speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from heatvit.files import file_digest
+from heatvit.flow import CALIBRATION_PICTURES, load_all
+from heatvit.golden import BATCH
+from heatvit.paired import label_ranks, mcnemar_p
+from heatvit.pictures import first, open_pictures
+from heatvit.progress import Report
+from model.checkpoint import load_any
+from model.config import load_network_config
+from model.data import Pictures, batches
+from model.inference import Kernels, infer
+from model.vit import IMAGENET, VisionTransformer
+from quant.convert import calibrate, check_parameters, export
+from quant.fast_golden import FastGolden
+from quant.gelu_correction import correct_gelu
+from quant.network import IntegerNetwork
+from quant.reference import run as run_golden
+from quant.signal_to_noise import LayerNoise, signal_to_noise
+
+CHECKED_PICTURES = 2
+"""Pictures on which the fast golden is compared with the golden model itself."""
+CORRECTION_PICTURES = 64
+"""Calibration pictures that the mean error of GELU is taken over."""
+NOISE_PICTURES = 16
+"""Calibration pictures that the signal-to-noise ratios are taken over."""
+SHOWN_LAYERS = 20
+"""Layers of the printed table; the JSON has all."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to evaluate: a float checkpoint on pictures, with scales from other pictures.
+
+    network is a topology by name or file, for weights that do not bring their own; count limits the pictures;
+    has_noise asks for the signal-to-noise ratio of every layer; device is torch's name of one.
+    """
+
+    weights: Path
+    images: str
+    calibrate: str
+    network: str = "deit_tiny"
+    count: int | None = None
+    has_noise: bool = False
+    device: str = "cpu"
+
+
+@dataclass
+class _Side:
+    """What one of the two networks did: logits batch by batch, and the seconds it took."""
+
+    run: Callable[[Tensor], Tensor]
+    seconds: float = 0.0
+    batches: list[NDArray[Any]] = field(default_factory=list)
+
+    def take(self, batch_u8: Tensor) -> None:
+        """Run a batch and keep its logits."""
+        start = time.perf_counter()
+        logits = self.run(batch_u8).cpu()  # waits for the device
+        self.seconds += time.perf_counter() - start
+        self.batches.append(logits.numpy())
+
+    @property
+    def logits(self) -> NDArray[Any]:
+        """All logits, (pictures, classes)."""
+        return np.concatenate(self.batches)
+
+
+def evaluate_quantized(settings: Settings, report: Report) -> dict[str, Any]:
+    """Quantize a checkpoint after training and run it and its integer golden on the same pictures.
+
+    The networks take the batches in turn, so that what else the machine does hits both; the time of reading pictures
+    is not counted. Accuracy is None without labels. Raises ValueError if the fast golden is not the golden model.
+    """
+    device = _device(settings.device)
+    network = load_any(settings.weights, load_network_config(settings.network), IMAGENET).to(device).eval()
+    pictures, is_labelled = open_pictures(settings.images, network.config, settings.count)
+    calibration = first(open_pictures(settings.calibrate, network.config)[0], CALIBRATION_PICTURES)
+    integer_network, scales = _quantize(network, calibration, report)
+    golden = FastGolden(integer_network, device)
+    _check_golden(golden, pictures)
+    sides = _run_both(network, golden, pictures, report)
+    result: dict[str, Any] = {
+        "n": len(pictures.labels),
+        **{name: _summary(side, pictures, is_labelled) for name, side in sides.items()},
+        **_compare(sides["float"], sides["golden"], pictures, is_labelled),
+        "speed_ratio": sides["float"].seconds / sides["golden"].seconds,
+        "weights": str(settings.weights),
+        "weights_sha256": file_digest(settings.weights),
+        "images": settings.images,
+        "calibrate": settings.calibrate,
+        "calibration_pictures": len(calibration.labels),
+        "batch": BATCH,
+        "device": settings.device,
+        "threads": torch.get_num_threads(),
+    }
+    if settings.has_noise:
+        noise = _measure_noise(network, integer_network, scales, first(calibration, NOISE_PICTURES), report)
+        result["snr"] = [asdict(layer) for layer in noise]
+    return result
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises the second where it was built without the device
+        raise ValueError(f"device must be one that torch has here, not {name!r}: {error}") from error
+    return device
+
+
+def _quantize(
+    network: VisionTransformer, calibration: Pictures, report: Report
+) -> tuple[IntegerNetwork, dict[str, float]]:
+    """Return the integer network and the scales it was made with.
+
+    A checkpoint without selectors is taken to be trained with the exact GELU.
+    """
+    report("calibrate", 0, 1)
+    parameters, normalisation = check_parameters(network.state_dict(), network.config), network.normalisation
+    mean, std = normalisation.mean, normalisation.std
+    pictures_u8 = load_all(calibration)
+    scales = calibrate(parameters, network.config, pictures_u8, mean, std)
+    if not network.config.selectors:
+        parameters = correct_gelu(parameters, network.config, scales, pictures_u8[:CORRECTION_PICTURES], mean, std)
+    integer_network = export(parameters, network.config, scales, mean, std)
+    report("calibrate", 1, 1)
+    return integer_network, scales
+
+
+def _check_golden(golden: FastGolden, pictures: Pictures) -> None:
+    """Compare the fast golden with the golden model on the first pictures."""
+    pictures_u8 = load_all(first(pictures, CHECKED_PICTURES))
+    logits_i16 = golden.run(torch.from_numpy(pictures_u8)).logits_i16.cpu().numpy()
+    expected = np.stack([run_golden(golden.network, picture_u8, taps=False).logits_i16 for picture_u8 in pictures_u8])
+    if not np.array_equal(logits_i16, expected):
+        raise ValueError(
+            f"the fast golden differs from the golden model on {golden.device}: its products are not exact"
+        )
+
+
+def _run_both(network: VisionTransformer, golden: FastGolden, pictures: Pictures, report: Report) -> dict[str, _Side]:
+    """Run all pictures through both networks, batch by batch in changing order, after one batch that is not timed.
+
+    A checkpoint without selectors runs with torch's own functions, which it was trained with; one with selectors with
+    those of HeatViT.
+    """
+    kernels = Kernels.TRAINED if network.config.selectors else Kernels.FUSED
+    sides = {
+        "float": _Side(lambda batch_u8: infer(network, batch_u8.to(golden.device), kernels).logits),
+        "golden": _Side(lambda batch_u8: golden.run(batch_u8).logits_i16),
+    }
+    warm_up_u8 = torch.from_numpy(load_all(first(pictures, BATCH)))
+    for side in sides.values():
+        side.run(warm_up_u8)
+    done, total = 0, len(pictures.labels)
+    for number, (batch_u8, labels) in enumerate(batches(pictures, BATCH)):
+        for side in sorted(sides.values(), key=lambda side: side is sides["golden"], reverse=number % 2 == 1):
+            side.take(torch.from_numpy(batch_u8))
+        done += len(labels)
+        report("evaluate", done, total)
+    return sides
+
+
+def _summary(side: _Side, pictures: Pictures, is_labelled: bool) -> dict[str, Any]:
+    ranks = label_ranks(side.logits, pictures.labels) if is_labelled else None
+    return {
+        "top1": None if ranks is None else float((ranks < 1).mean()),
+        "top5": None if ranks is None else float((ranks < 5).mean()),
+        "images_per_s": len(pictures.labels) / side.seconds,
+    }
+
+
+def _compare(floats: _Side, golden: _Side, pictures: Pictures, is_labelled: bool) -> dict[str, Any]:
+    """Compare the two networks picture by picture."""
+    chosen = [side.logits.argmax(axis=1) for side in (floats, golden)]
+    agreement = float((chosen[0] == chosen[1]).mean())
+    if not is_labelled:
+        return {"agreement": agreement}
+    is_right = [classes == pictures.labels for classes in chosen]
+    float_only, golden_only = (int((mine & ~other).sum()) for mine, other in (is_right, is_right[::-1]))
+    return {
+        "agreement": agreement,
+        "mcnemar": {"float_only": float_only, "golden_only": golden_only, "p": mcnemar_p(float_only, golden_only)},
+    }
+
+
+def _measure_noise(
+    network: VisionTransformer,
+    integer_network: IntegerNetwork,
+    scales: dict[str, float],
+    pictures: Pictures,
+    report: Report,
+) -> list[LayerNoise]:
+    parameters, normalisation = check_parameters(network.state_dict(), network.config), network.normalisation
+    return signal_to_noise(
+        parameters,
+        integer_network,
+        scales,
+        normalisation.mean,
+        normalisation.std,
+        load_all(pictures),
+        partial(report, "signal to noise"),
+    )
+
+
+def noise_rows(noise: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return the lines of a table of the worst layers."""
+    return [(layer["name"], f"{layer['snr_db']:.1f}", f"{layer['rounding_db']:.1f}") for layer in noise[:SHOWN_LAYERS]]
