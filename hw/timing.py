@@ -54,9 +54,9 @@ def activation_width(config: AccelConfig) -> int:
     """Channels of a lane that pass GELU or sigmoid per cycle.
 
     A quarter of a word, or 8 parts a tile: fc1 has at least D / K steps a tile, and a selector's layers of one head of
-    64 channels have 64 / K.
+    64 channels have 64 / K. Half a word at most, as a word arrives.
     """
-    return max(1, config.depth // 4, config.columns // 8)
+    return min(config.depth // 2, max(1, config.depth // 4, config.columns // 8))
 
 
 def norm_width(config: AccelConfig) -> int:

@@ -32,17 +32,14 @@ ROW_SCALE_DRAINS = (Drain.ROW_SCALE, Drain.SCORE)
 
 ACTIVATION_DRAINS = (Drain.GELU, Drain.SIGMOID)
 WIDE_DRAINS = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
-STATISTICS_CYCLES = 54
-STATISTICS_PERIOD_CYCLES = 23
-"""Variance, root and division of a LayerNorm row tile, and the longest of the three, the root."""
-
-NORM_START_CYCLES = 62
-"""From the last sums of a LayerNorm row tile to its normalisation, reading included."""
+STATISTICS_CYCLES = 39
+STATISTICS_PERIOD_CYCLES = 16
+"""Variance, root and division of a LayerNorm row tile, and the longest of the three, the variance."""
 
 HAND_OVER_CYCLES = 2
 """From the last write of a GEMM to the first of the next, or to its activation, if its words are there."""
 
-SOFTMAX_TILE_CYCLES = 24
+SOFTMAX_TILE_CYCLES = 16
 """Row scale of a softmax row tile, from one tile to the next."""
 
 SELECT_TILE_CYCLES = 10
@@ -51,7 +48,7 @@ SELECT_TILE_CYCLES = 10
 PACKAGE_CYCLES = 11
 """From the last rows of a channel word to its package, without the positions that share a requantizer."""
 
-PACKAGE_SCALE_CYCLES = 35
+PACKAGE_SCALE_CYCLES = 27
 """From a COMPACT to its first package because of the division, counted in the same way to the end."""
 
 COMPACT_ENDS_CYCLES = 19
@@ -121,7 +118,7 @@ def unit_work(descriptor: Descriptor, tokens: Tokens, config: AccelConfig, memor
         case Opcode.SOFTMAX:
             return _softmax(tiles, ceil_div(live, config.depth))
         case Opcode.UNIFORM:
-            return Work(24 + ceil_div(live, config.depth) + tiles)
+            return Work(16 + ceil_div(live, config.depth) + tiles)
         case Opcode.SELECT:
             return _select(tiles, descriptor.heads, ceil_div(descriptor.heads, config.depth))
         case Opcode.COMPACT:
@@ -190,9 +187,7 @@ def _layer_norm(tiles: int, words: int, config: AccelConfig) -> Work:
     """Sums of a tile, its statistics, its normalisation; all three at the same time on different tiles."""
     pass_cycles = words * (config.depth // norm_width(config))
     period = max(STATISTICS_PERIOD_CYCLES, pass_cycles)
-    # Sums that are still going when the first normalisation begins cost it a cycle: it takes the turns that they leave.
-    are_overlapping = pass_cycles == period and (tiles - 1) * period > NORM_START_CYCLES
-    steady = pass_cycles + STATISTICS_CYCLES + (tiles - 1) * period + are_overlapping + pass_cycles
+    steady = pass_cycles + STATISTICS_CYCLES + (tiles - 1) * period + pass_cycles
     reads = 2 * words * tiles / steady
     return _streamed(5, steady, 19, {Port.WIDE_READ: reads, Port.PARAM_READ: reads / 2, Port.ACT_WRITE: reads / 2})
 
@@ -201,7 +196,7 @@ def _softmax(tiles: int, words: int) -> Work:
     """Two passes over each row tile; the row scale of a tile beside the next one."""
     steady = 2 * words + (tiles - 1) * max(SOFTMAX_TILE_CYCLES, 2 * words + 3)
     reads = 2 * words * tiles / steady
-    return _streamed(5, steady, 31, {Port.WIDE_READ: reads, Port.ACT_WRITE: reads / 2})
+    return _streamed(5, steady, 23, {Port.WIDE_READ: reads, Port.ACT_WRITE: reads / 2})
 
 
 def _select(tiles: int, heads: int, words: int) -> Work:

@@ -81,4 +81,4 @@ def test_latency_is_as_stated() -> None:
             cycles += 1
 
     run(dut, measure)
-    assert cycles == 5 + 1 + QUOTIENT_BITS
+    assert cycles == 5 + 1 + QUOTIENT_BITS // 2

@@ -21,7 +21,7 @@ class Divide(wiring.Component):
     -------
     i : In(stream of `lanes` DIVISION) - taken when idle.
     o : Out(stream of `lanes` u16) - held until it is taken.
-    has_digits : Out(1), digits : Out(lanes x bits_per_cycle) - the quotients as they come, from the top.
+    has_digits : Out(1) - in the next cycle the low bits_per_cycle bits of the payload of `o` are new, from the top on.
     """
 
     def __init__(self, lanes, bits_per_cycle=1):
@@ -31,7 +31,6 @@ class Divide(wiring.Component):
                 "i": In(stream.Signature(data.ArrayLayout(DIVISION, lanes))),
                 "o": Out(stream.Signature(data.ArrayLayout(QUOTIENT_BITS, lanes))),
                 "has_digits": Out(1),
-                "digits": Out(data.ArrayLayout(bits_per_cycle, lanes)),
             }
         )
 
@@ -79,7 +78,6 @@ class Divide(wiring.Component):
                     rest.eq(Mux(fits, difference, partial)),
                 ]
                 left, quotient_bits = rest, Cat(fits, quotient_bits)
-            m.d.comb += self.digits[lane].eq(quotient_bits[: self._bits_per_cycle])
             with m.If(do_step):
                 m.d.sync += [remainder.eq(left), quotient.eq(quotient_bits)]
         return m

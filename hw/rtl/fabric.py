@@ -2,7 +2,7 @@
 
 from operator import add
 
-from amaranth.hdl import Mux
+from amaranth.hdl import Cat, Mux
 
 from hw.rtl.tree import reduce_tree
 
@@ -16,3 +16,10 @@ def fabric_product(left, right):
     if right.shape().signed:
         terms[-1] = -terms[-1]
     return reduce_tree(add, terms)
+
+
+def fabric_square(value):
+    """Return value * value of an unsigned value: half the bits of a product, as each pair of bits occurs twice."""
+    squares = Cat(Cat(bit, 0) for bit in value)
+    pairs = [Mux(value[place], value[:place], 0) << (place + 1) for place in range(1, len(value))]
+    return reduce_tree(add, [squares, *pairs])

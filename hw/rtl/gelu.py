@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.delay import delay
+from hw.rtl.fabric import fabric_square
 from hw.timing import GELU_CYCLES
 from quant.approx import ERF_KNEE_Q10
 
@@ -42,7 +43,7 @@ class Gelu(wiring.Component):
         m.d.sync += [
             magnitude.eq(abs(self.x)),
             below_knee.eq(Mux(magnitude > ERF_KNEE_Q10, 0, ERF_KNEE_Q10 - magnitude)),
-            square.eq(below_knee * below_knee),
+            square.eq(fabric_square(below_knee)),
         ]
 
         square_q13 = square[7:]

@@ -32,7 +32,8 @@ class LayerNorm(wiring.Component):
     """LAYER_NORM: two passes over each row tile, sums first. Golden: quant.approx.layer_norm.
 
     Both passes run at the same time on different row tiles and take words in turns, a word every other cycle each; the
-    statistics of up to three row tiles lie between. A row tile of W words takes max(2*W, 23) cycles.
+    statistics of up to three row tiles lie between. A row tile of W words takes max(2*W, 16) cycles
+    (up to two more for W = 7 to 9, where the turns and the statistics get out of step).
 
     Members
     -------

@@ -26,7 +26,7 @@ def row_sums(lanes):
 class RowStatistics(wiring.Component):
     """Variance D*sum(x**2) - sum(x)**2 + eps and its reciprocal root; lanes in lock step.
 
-    Three stages, variance, root and division, hold a row tile each: a job takes 54 cycles, a new one every 23.
+    Three stages, variance, root and division, hold a row tile each: a job takes 40 cycles, a new one every 16.
 
     Members
     -------
