@@ -171,7 +171,7 @@ def cycle_table(result: dict[str, Any]) -> list[tuple[str, ...]]:
     sources = [("cycle model", result)] if "cycles_per_picture" in result else []
     if result["keep"] and "dense" in result:
         sources.append(("cycle model, without selectors", result["dense"]))
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             name,
             f"{values['cycles_per_picture']:,.0f}",
