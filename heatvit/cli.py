@@ -415,6 +415,38 @@ def bench_torch(
     return _finish("measured", result, json_file)
 
 
+@bench_app.command("size")
+def bench_size(
+    network: Network = "deit_small",
+    config: Config = "zcu102_2048",
+    keep: Annotated[
+        str, typer.Option("--keep", metavar="N,N,...", help="Mean live tokens after each selector; none: no selectors.")
+    ] = "",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Random pictures that share a run.")] = 1,
+    rtl: Annotated[
+        bool, typer.Option("--rtl", help="Also run the pictures on the RTL, with a model of the board's DDR.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same weights and pictures.")] = 0,
+    work: Work = WORK_FOLDER,
+    json_file: JsonFile = None,
+) -> int:
+    """Fit a network of random weights on an accelerator: memories, every layer on the machine, cycles of the model.
+
+    Exit code 1 if anything differs from the golden model. Example: `heatvit bench size --network deit_base --rtl`
+    """
+    from heatvit import bench_size as benchmark
+
+    trial = benchmark.Trial(network, config, tuple(_whole_numbers("--keep", keep)), batch, seed)
+    with show_progress() as progress:
+        result = benchmark.bench_size(trial, work if rtl else None, reporter(progress))
+    header = ("memory", "words used", "available", "share", "BRAM36")
+    _print_table(f"memories of {config}", header, benchmark.memory_table(result))
+    clocks = " / ".join(map(str, benchmark.CLOCKS_MHZ))
+    header = ("", "cycles a picture", "utilisation", "DDR bytes", f"frames/s at an assumed {clocks} MHz")
+    _print_table(f"{network} on {config}", header, benchmark.cycle_table(result))
+    return _finish("sized", result, json_file, failed=result["mismatches"] > 0, hidden=benchmark.TABLED)
+
+
 def _whole_numbers(option: str, text: str) -> list[int]:
     words = text.split(",") if text else []
     if not all(word.strip().isdecimal() for word in words):

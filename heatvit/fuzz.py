@@ -24,12 +24,11 @@ from hw.config import AccelConfig
 from hw.isa import ErrorCode
 from hw.program import compile_network
 from quant.network import U8, IntegerNetwork
-from quant.reference import patchify
 from quant.reference import run as run_golden
 from quant.synthetic import random_config, random_network, random_picture
-from sim.cosim import PictureComparison, build_core, compare, cosimulate
+from sim.cosim import PictureComparison, build_core, cosimulate
 from sim.job import Outcome
-from sim.machine import Machine
+from sim.machine_check import compare_on_machine
 from sim.verilator import SimulationModel
 
 RUNS_PER_CONFIG = 10
@@ -180,17 +179,7 @@ def run_case(case: Case, work: Path, core_of: Callable[[AccelConfig], Simulation
 def compare_machine(case: Case) -> list[PictureComparison]:
     """Run the case's pictures on one machine that starts with garbage in its memories, in a random legal order."""
     program = compile_network(case.network, case.config, taps=True, pictures=case.batch)
-    rng = np.random.default_rng(len(program.descriptors))
-    machine = Machine(case.config, rng)
-    comparisons = []
-    for first in range(0, len(case.pictures_u8), case.batch):
-        indices = range(first, first + case.batch)
-        patches_i8 = [patchify(case.network, case.pictures_u8[index])[1:] for index in indices]
-        result, output = machine.run_pictures(program, *patches_i8, shuffle=rng)
-        error = "" if result.error is ErrorCode.NONE else f"{result.error.name} in descriptor {result.error_index}"
-        outcome = Outcome(output=output, token_counts=tuple(result.token_counts), error=error)
-        comparisons += [compare(index, case.network, case.pictures_u8[index], program, outcome) for index in indices]
-    return comparisons
+    return compare_on_machine(case.network, case.pictures_u8, program, np.random.default_rng(len(program.descriptors)))
 
 
 def _is_hang(outcome: Outcome) -> bool:

@@ -1,8 +1,8 @@
 """Random networks and topologies.
 
 Testpoints: topologies stay in their ranges and reach every size; the channel multiple; networks are reproducible, keep
-the file's rules, reach extreme weights and biases; activations are neither all saturated nor all zero; selectors prune some, all
-and nothing; tokens still differ in the last of many blocks.
+the file's rules, reach extreme weights and biases; activations are neither all saturated nor all zero; selectors prune
+some, all and nothing; tokens still differ in the last of many blocks.
 """
 
 from __future__ import annotations
