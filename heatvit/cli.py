@@ -7,22 +7,33 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from heatvit import cli_bench
+from heatvit.cli_common import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    WORK_FOLDER,
+    Config,
+    Count,
+    Images,
+    JsonFile,
+    Network,
+    Work,
+    finish,
+    print_result,
+    print_table,
+)
 from heatvit.files import write_json
-from heatvit.layer_table import layer_table
 from heatvit.progress import reporter, show_progress
 from hw.synth_resources import SynthesisError
 from sim.verilator import BuildError
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 DEBUG_OPTION = "--debug"
 
 app = typer.Typer(
@@ -32,36 +43,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-bench_app = typer.Typer(help="Measure the simulated accelerator, and software.", no_args_is_help=True)
-app.add_typer(bench_app, name="bench")
-
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.", dir_okay=False)
-]
-Config = Annotated[
-    str, typer.Option("--config", metavar="NAME|FILE.json", help="Accelerator: a named config, or a JSON file.")
-]
-Images = Annotated[
-    str,
-    typer.Option(
-        "--images",
-        metavar="SOURCE",
-        help="A folder of pictures (with one sub-folder a class if labels matter), an .npz pack, digits, "
-        "digits:train or digits:test.",
-    ),
-]
-Count = Annotated[int | None, typer.Option("--count", min=1, help="Use only the first so many pictures.")]
-Weights = Annotated[Path, typer.Option("--weights", metavar="FILE", help="Float weights with timm's names.")]
-Network = Annotated[
-    str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
-]
-Calibrate = Annotated[
-    str | None,
-    typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales [default: last of --images]"),
-]
-Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of generated files and cached builds.")]
-
-WORK_FOLDER = Path("build/work")
+app.add_typer(cli_bench.app, name="bench")
 
 
 @app.command()
@@ -82,7 +64,7 @@ def train(
 
     with show_progress() as progress:
         result = flow.train_network(recipe, network, images, out, progress)
-    return _finish(f"trained: {out}", result, json_file)
+    return finish(f"trained: {out}", result, json_file)
 
 
 @app.command()
@@ -118,7 +100,7 @@ def quantize(
     finetuning = flow.Finetuning(recipe, teacher) if recipe and teacher else None
     with show_progress() as progress:
         result = flow.quantize_network(checkpoint, calibrate, count, out, finetuning, progress)
-    return _finish(f"quantized: {out}", result, json_file)
+    return finish(f"quantized: {out}", result, json_file)
 
 
 @app.command()
@@ -166,7 +148,7 @@ def evaluate(
 
         with show_progress() as progress:
             result = flow.evaluate_network(network_file, images, count, reporter(progress))
-        return _finish(f"evaluated: {network_file}", result, json_file)
+        return finish(f"evaluated: {network_file}", result, json_file)
     if weights is None or calibrate is None:
         raise ValueError("--weights needs --calibrate: pictures that are not among --images")
     from heatvit import evaluate as evaluation
@@ -175,8 +157,8 @@ def evaluate(
     with show_progress() as progress:
         result = evaluation.evaluate_quantized(settings, reporter(progress))
     if has_noise:
-        _print_table("signal to noise, dB", ("layer", "golden", "rounding"), evaluation.noise_rows(result["snr"]))
-    return _finish(f"evaluated: {weights}", result, json_file, hidden=("snr",))
+        print_table("signal to noise, dB", ("layer", "golden", "rounding"), evaluation.noise_rows(result["snr"]))
+    return finish(f"evaluated: {weights}", result, json_file, hidden=("snr",))
 
 
 @app.command()
@@ -195,7 +177,7 @@ def generate(
     """
     from heatvit import hardware
 
-    return _finish(f"generated: {out}", hardware.generate_verilog(config, out, dsp), json_file)
+    return finish(f"generated: {out}", hardware.generate_verilog(config, out, dsp), json_file)
 
 
 @app.command()
@@ -218,9 +200,9 @@ def cycles(
 
     counts, rows = (model.parse_tokens(text) if text else [] for text in (tokens, table))
     result = model.estimate_cycles(network, config, counts, rows)
-    _print_table(model.SOURCE, ("", "cycles", "share", "waits for, and cycles lost to"), model.table_rows(result))
+    print_table(model.SOURCE, ("", "cycles", "share", "waits for, and cycles lost to"), model.table_rows(result))
     hidden = ("parts", "layers", "units")
-    return _finish(model.SOURCE, result, json_file, hidden=hidden)
+    return finish(model.SOURCE, result, json_file, hidden=hidden)
 
 
 @app.command()
@@ -263,7 +245,7 @@ def simulate(
 
     with show_progress() as progress:
         result = hardware.simulate_network(network, images, count, config, work, reporter(progress), stall_seed)
-    return _finish("simulated", result, json_file, failed=result["mismatches"] > 0)
+    return finish("simulated", result, json_file, failed=result["mismatches"] > 0)
 
 
 @app.command()
@@ -281,7 +263,7 @@ def fuzz(
 
     with show_progress() as progress:
         result = fuzzing.fuzz(seed, runs, work, reporter(progress))
-    return _finish("fuzzed", result, json_file, failed=result["mismatches"] + result["hangs"] > 0)
+    return finish("fuzzed", result, json_file, failed=result["mismatches"] + result["hangs"] > 0)
 
 
 @app.command()
@@ -302,192 +284,10 @@ def demo(
     print(f"report: {out / 'report.html'}")
     summary = {name: result[name] for name in ("accuracy", "macs", "qat_equals_golden", "seconds")}
     rtl = {name: result["rtl"][name] for name in ("images", "layers_compared", "mismatches")}
-    _print_result("demo", {**summary, **{f"rtl {name}": value for name, value in rtl.items()}})
+    print_result("demo", {**summary, **{f"rtl {name}": value for name, value in rtl.items()}})
     if json_file is not None:
         write_json(json_file, result)
     return 0 if result["rtl"]["mismatches"] == 0 and result["qat_equals_golden"] else EXIT_FAILED
-
-
-@bench_app.command("cycles")
-def bench_cycles(
-    weights: Weights,
-    images: Images,
-    network: Network = "deit_tiny",
-    keep: Annotated[
-        str,
-        typer.Option("--keep", metavar="N,N,...", help="Mean live tokens after each selector; none: no selectors."),
-    ] = "",
-    scale_gmac: Annotated[
-        float | None,
-        typer.Option("--scale-gmac", min=0.0, help="Also scale the cycles to this work [default: that of --keep]"),
-    ] = None,
-    calibrate: Calibrate = None,
-    count: Annotated[
-        int | None, typer.Option("--count", min=1, help="Measure the first so many pictures [default: one run's]")
-    ] = None,
-    batch: Annotated[
-        int, typer.Option("--batch", min=1, help="Pictures that share a run and the weights loaded for it.")
-    ] = 1,
-    config: Config = "zcu102_2048",
-    work: Work = WORK_FOLDER,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report", metavar="DIR", help="Also write report.html, timeline.svg, roofline.svg, descriptors.csv."
-        ),
-    ] = None,
-    json_file: JsonFile = None,
-) -> int:
-    """Count the cycles of a network on the RTL with a model of the board's DDR, and compare every layer.
-
-    Exit code 1 if anything differs.
-
-    Example: `heatvit bench cycles --network deit_tiny --weights deit_tiny.npz --images pictures.npz --json cycles.json`
-    """
-    from heatvit import bench
-    from heatvit.subject import Subject
-
-    subject = Subject(network, weights, images, config, calibrate, work)
-    counts = _whole_numbers("--keep", keep)
-    if scale_gmac is not None and not counts:
-        raise ValueError("--scale-gmac needs --keep: the work of a dense network is always the same")
-    with show_progress() as progress:
-        result = bench.bench_cycles(subject, count or batch, batch, counts, scale_gmac, report, reporter(progress))
-    Console().print(layer_table(result.get("layers", [])))
-    return _finish("measured", result, json_file, failed=result["mismatches"] > 0)
-
-
-@bench_app.command("model")
-def bench_model(
-    weights: Weights,
-    images: Images,
-    network: Network = "deit_tiny",
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--keep",
-            metavar="N,N,...",
-            help="A setting: live tokens after each selector, or none. May be repeated [default: 12 settings]",
-        ),
-    ] = None,
-    calibrate: Calibrate = None,
-    config: Config = "zcu102_2048",
-    work: Work = WORK_FOLDER,
-    json_file: JsonFile = None,
-) -> int:
-    """Compare the cycle model with the RTL over settings of the live token counts.
-
-    Exit code 1 if a logit differs from the golden model.
-
-    Example: `heatvit bench model --network deit_tiny --weights deit_tiny.npz --images pictures.npz --json model.json`
-    """
-    from heatvit import bench_model as benchmark
-    from heatvit.subject import Subject
-
-    subject = Subject(network, weights, images, config, calibrate, work)
-    settings = [_whole_numbers("--keep", text) for text in keep or []]
-    with show_progress() as progress:
-        result = benchmark.bench_model(subject, settings, reporter(progress))
-    header = ("live tokens", "cycles", "model", "error", "worst layer's error", "worst layer")
-    _print_table("cycle model against RTL", header, benchmark.model_table(result))
-    return _finish("compared", result, json_file, failed=result["mismatches"] > 0)
-
-
-@bench_app.command("torch")
-def bench_torch(
-    network: Annotated[
-        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology: a named network, or a JSON file.")
-    ] = "deit_tiny",
-    tokens: Annotated[
-        str, typer.Option("--tokens", metavar="N,N,..", help="Live tokens that each selector leaves.")
-    ] = "88,45,32",
-    json_file: JsonFile = None,
-) -> int:
-    """Measure float inference in torch: images a second with and without pruning, batch 1 and 32, in one run.
-
-    Example: `heatvit bench torch --network deit_tiny --tokens 88,45,32 --json speed.json`
-    """
-    from heatvit import speed
-
-    counts = _whole_numbers("--tokens", tokens)
-    with show_progress() as progress:
-        result = speed.bench_torch(network, counts, reporter(progress))
-    return _finish("measured", result, json_file)
-
-
-@bench_app.command("size")
-def bench_size(
-    network: Network = "deit_small",
-    config: Config = "zcu102_2048",
-    keep: Annotated[
-        str, typer.Option("--keep", metavar="N,N,...", help="Mean live tokens after each selector; none: no selectors.")
-    ] = "",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Random pictures that share a run.")] = 1,
-    rtl: Annotated[
-        bool, typer.Option("--rtl", help="Also run the pictures on the RTL, with a model of the board's DDR.")
-    ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same weights and pictures.")] = 0,
-    work: Work = WORK_FOLDER,
-    json_file: JsonFile = None,
-) -> int:
-    """Fit a network of random weights on an accelerator: memories, every layer on the machine, cycles of the model.
-
-    Exit code 1 if anything differs from the golden model. Example: `heatvit bench size --network deit_base --rtl`
-    """
-    from heatvit import bench_size as benchmark
-
-    trial = benchmark.Trial(network, config, tuple(_whole_numbers("--keep", keep)), batch, seed)
-    with show_progress() as progress:
-        result = benchmark.bench_size(trial, work if rtl else None, reporter(progress))
-    header = ("memory", "words used", "available", "share", "BRAM36")
-    _print_table(f"memories of {config}", header, benchmark.memory_table(result))
-    clocks = " / ".join(map(str, benchmark.CLOCKS_MHZ))
-    header = ("", "cycles a picture", "utilisation", "DDR bytes", f"frames/s at an assumed {clocks} MHz")
-    _print_table(f"{network} on {config}", header, benchmark.cycle_table(result))
-    return _finish("sized", result, json_file, failed=result["mismatches"] > 0, hidden=benchmark.TABLED)
-
-
-def _whole_numbers(option: str, text: str) -> list[int]:
-    words = text.split(",") if text else []
-    if not all(word.strip().isdecimal() for word in words):
-        raise ValueError(f"{option} must be whole numbers with commas between them, not {text!r}")
-    return [int(word) for word in words]
-
-
-def _finish(
-    title: str, result: dict[str, Any], json_file: Path | None, *, failed: bool = False, hidden: tuple[str, ...] = ()
-) -> int:
-    """Print a result without its hidden values, write all of it as JSON if asked to, and return the exit code."""
-    _print_result(title, {name: value for name, value in result.items() if name not in hidden})
-    if json_file is not None:
-        write_json(json_file, result)
-    return EXIT_FAILED if failed else 0
-
-
-def _print_result(title: str, result: dict[str, Any]) -> None:
-    table = Table(title=escape(title), title_justify="left", show_header=False)
-    for name, value in result.items():
-        table.add_row(escape(name), escape(_brief(value)))
-    Console().print(table)
-
-
-def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=escape(title), title_justify="left")
-    for column, name in enumerate(header):
-        table.add_column(escape(name), justify="right" if column in (1, 2) else "left")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_brief(item)}" for name, item in value.items())
-    if isinstance(value, list) and (len(value) > 8 or any(isinstance(item, dict | list) for item in value)):
-        return f"{len(value)} values; --json has them all"
-    return str(value)
 
 
 def main(arguments: list[str] | None = None) -> int:
