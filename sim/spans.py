@@ -17,6 +17,7 @@ from sim.process import DescriptorTimes
 class DescriptorSpan:
     """One descriptor of a run: its unit took it in cycle `start` and completed it in cycle `end`.
 
+    GEMM takes a descriptor before the one before is complete; the time that two share is that of the first.
     stalls: cycles lost to each of hw.regmap.Stall, by value, and to "dependency"; "weight" and "dependency" are waits
     before it, the others are of its own time. Empty if the core did not count.
     """
@@ -43,12 +44,15 @@ def descriptor_spans(program: Program, times: DescriptorTimes, cycles: int) -> l
     remaining = {unit: zip(times.starts[unit], times.ends[unit], strict=True) for unit in Unit}
     stalls = {unit: iter(_stalls(counts)) for unit, counts in times.counts.items()}
     spans = []
+    last_end = dict.fromkeys(Unit, 0)
     for index, (layer, descriptor, owner) in enumerate(zip(program.layers, program.descriptors, owners, strict=True)):
         if owner is not None:
             start, end = next(remaining[owner])
             opcode = Opcode(descriptor.opcode)
             lost = next(stalls[owner]) if times.counts else {}
-            spans.append(DescriptorSpan(index, layer, opcode, owner, max(start - origin, 0), end - origin, lost))
+            begin = max(start - origin, last_end[owner])
+            spans.append(DescriptorSpan(index, layer, opcode, owner, begin, end - origin, lost))
+            last_end[owner] = end - origin
     return spans
 
 

@@ -81,6 +81,14 @@ def test_spans_and_what_layers_move() -> None:
     assert {name: layer.array_cycles for name, layer in layers.items()} == {"b": 52, "a": 48}
 
 
+def test_overlapping_gemms_do_not_share_time() -> None:
+    gemm = Descriptor(Opcode.GEMM)
+    work: Any = SimpleNamespace(layers=("a", "b"), descriptors=(gemm, gemm))
+    none: dict[Unit, list[int]] = {unit: [] for unit in Unit}
+    times = DescriptorTimes(none | {Unit.GEMM: [1000, 1020]}, none | {Unit.GEMM: [1030, 1100]})
+    assert [(span.start, span.end) for span in descriptor_spans(work, times, 100)] == [(0, 30), (30, 100)]
+
+
 def test_what_held_the_array_up() -> None:
     """Two GEMMs of 36 ideal cycles in 100, and a layer without any."""
     work: Any = SimpleNamespace(
