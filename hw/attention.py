@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hw.isa import Drain, Memory, Opcode
-from hw.schedule import ROW_PARTS, Tensor, operand, result
+from hw.schedule import ROW_PARTS
 from hw.site import Site
+from hw.step import Tensor, operand, result
 from hw.tiling import head_channels
 from hw.weights import place_layer
 from quant.network import Block

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from hw.attention import add_attention
 from hw.isa import Drain, Memory, Opcode, Region
-from hw.schedule import ROW_PARTS, Tensor, operand
+from hw.schedule import ROW_PARTS
 from hw.site import Site
+from hw.step import Tensor, operand
 from hw.tiling import Channels
 from quant.approx import gelu_constants
 from quant.network import Block, LinearLayer, NormLayer

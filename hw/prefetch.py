@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from hw.allocate import Ring
 from hw.config import AccelConfig
 from hw.isa import Descriptor, Memory, Opcode, Region
-from hw.schedule import Chunk, Step
+from hw.step import Chunk, Step
 from hw.tiling import TRANSFER_BYTES, round_up, transfer_words
 
 LOADS_AHEAD = 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hw.isa import Drain, Opcode
-from hw.schedule import ROW_PARTS, Tensor, operand, result
+from hw.schedule import ROW_PARTS
 from hw.site import Site
+from hw.step import Tensor, operand, result
 from hw.tiling import Channels, SelectorTiling
 from hw.weights import join_heads, pick, with_linear
 from quant.approx import gelu_constants

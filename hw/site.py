@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from hw.config import AccelConfig
 from hw.isa import Drain, Memory
-from hw.schedule import ROW_PARTS, Schedule, Tensor, operand
+from hw.schedule import ROW_PARTS, Schedule
+from hw.step import Tensor, operand
 from hw.tiling import Channels, SelectorTiling, ceil_div, head_channels
 from quant.config import NetworkConfig
 from quant.network import LinearLayer, NormLayer
