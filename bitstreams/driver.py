@@ -89,7 +89,7 @@ class LoadableProgram(Protocol):
 
     @property
     def input_bytes(self) -> int:
-        """Size of one picture in the INPUT region."""
+        """Size of the INPUT region: the pictures of one run."""
 
     @property
     def output_bytes(self) -> int:
@@ -112,9 +112,9 @@ class AcceleratorError(RuntimeError):
 
 @dataclass(frozen=True)
 class RunResult:
-    """One picture: the OUTPUT region, and the counters of the run.
+    """One run: the OUTPUT region, and the counters of the run.
 
-    cycles from start to done; token_counts[i] live tokens after selector i (0 where the program has none);
+    cycles from start to done; token_counts[i] live tokens after COMPACT i (0 where the program has none);
     busy_cycles and wait_cycles per unit name in lower case (hw.isa.Unit); stall_cycles per unit and reason
     (hw.regmap.STALLS).
     """
@@ -186,7 +186,7 @@ class HeatVit:
         self._input_bytes, self._output_bytes = program.input_bytes, program.output_bytes
 
     def infer(self, input_bytes: bytes, timeout_s: float = 10.0) -> RunResult:
-        """Run one picture, packed as the program's INPUT region.
+        """Run the program once, on pictures packed as the program's INPUT region.
 
         Raises ValueError if the size is wrong, AcceleratorError if the core ends the run with an error, TimeoutError
         (after an abort) if it does not end at all. The next call works after either.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from heatvit.cycle_report import write_cycle_report
+from heatvit.frame_rates import frame_rates
 from heatvit.golden import with_token_counts
 from heatvit.model_error import model_errors
 from heatvit.progress import Report
@@ -28,8 +29,6 @@ from sim.verilator import SimulationModel
 
 THRESHOLD_PICTURES = 4
 """Of the calibration pictures; each runs through the golden model once a selector."""
-CLOCKS_MHZ = (150, 250, 300)
-"""Clocks that frames per second are given at; none of them is measured."""
 PER_PICTURE = ("macs", "ideal_cycles", "ddr_bytes", "array_cycles", "cycles")
 """Fields of sim.profile.LayerProfile that the report divides by the pictures of the runs."""
 
@@ -56,6 +55,9 @@ def bench_cycles(
     if keep:
         network = with_token_counts(network, subject.calibration_pictures()[:THRESHOLD_PICTURES], keep)
     pictures_u8 = subject.load_pictures(count)
+    if len(pictures_u8) % batch:
+        raise ValueError(f"pictures must be a multiple of the {batch} that share a run, not {len(pictures_u8)}")
+    compile_network(network, config, pictures=batch)  # what does not fit is told before the long build
     start = time.monotonic()
     model = subject.build(report)
     built = time.monotonic()
@@ -74,26 +76,27 @@ def bench_cycles(
     }
     has_cycles = "layers" in result
     if has_cycles and keep:
-        dense_cycles = _dense_cycles(network, pictures_u8[:batch], config, model, ddr, report)
+        dense = _run_dense(network, pictures_u8[:batch], config, model, ddr, report)
+        result["mismatches"] += dense.mismatches
+        result["first_problem"] = result["first_problem"] or dense.problem or None
         target = macs(network.config, keep) / 1e9 if scale_gmac is None else scale_gmac
-        result |= _pruning(result, network.config, dense_cycles, target)
+        if not dense.failure:
+            result |= _pruning(result, network.config, dense.outcome.cycles / batch, target)
     if has_cycles and folder is not None:
         write_cycle_report(folder, f"{subject.network} on {subject.config}", result, measured)
     return result
 
 
-def _dense_cycles(
+def _run_dense(
     network: IntegerNetwork, pictures_u8: U8, config: AccelConfig, model: SimulationModel, ddr: DdrModel, report: Report
-) -> float:
-    """Return the cycles per picture of a run without selectors. Raises ValueError if its logits are wrong."""
+) -> TimedRun:
+    """Run the pictures together, without selectors."""
     report("simulate without selectors", 0, 1)
     dense = without_selectors(network)
     program = compile_network(dense, config, pictures=len(pictures_u8))
     (run,) = time_pictures(dense, pictures_u8, program, model, ddr)
-    if run.problem:
-        raise ValueError(f"the run without selectors failed: {run.problem}")
     report("simulate without selectors", 1, 1)
-    return run.outcome.cycles / program.pictures
+    return run
 
 
 def _pruning(result: dict[str, Any], topology: NetworkConfig, dense_cycles: float, scale_gmac: float) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def summarise(result: Measurement, topology: NetworkConfig, config: AccelConfig,
         "cycles_per_picture": cycles,
         "ideal_cycles": sum(layer["ideal_cycles"] for layer in layers),
         "utilisation": macs / config.macs / cycles,
-        "fps_at_an_assumed_clock": {f"{clock} MHz": clock * 1e6 / cycles for clock in CLOCKS_MHZ},
+        "fps_at_an_assumed_clock": frame_rates(cycles),
         "ddr_bytes": sum(run.ddr_read + run.ddr_written for run in result.timed) / pictures,
         "unit_busy": _share(result.timed, "busy_cycles"),
         "unit_wait": _share(result.timed, "wait_cycles"),
@@ -169,7 +172,8 @@ def _layers(result: Measurement, topology: NetworkConfig, config: AccelConfig) -
         same = [layers[first.name] for layers in by_name]
         row = {name: sum(getattr(layer, name) for layer in same) / pictures for name in PER_PICTURE}
         utilisation = row["macs"] / config.macs / row["array_cycles"] if row["array_cycles"] else None
-        stalls = {"stalls": dict(first.stalls), "stall": first.stall}
+        lost = {reason: count / program.pictures for reason, count in first.stalls.items()}
+        stalls = {"stalls": lost, "stall": first.stall}
         rows.append({"layer": first.name, **row, "utilisation": utilisation, **stalls})
     return rows
 

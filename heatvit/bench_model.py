@@ -11,7 +11,7 @@ from heatvit.model_error import MIN_SHARE, model_error
 from heatvit.progress import Report
 from heatvit.subject import Subject, without_selectors
 from hw.memory_model import MemoryModel
-from hw.program import compile_network
+from hw.program import Program, compile_network
 from model.config import load_network_config
 from quant.config import NetworkConfig
 from quant.network import U8, IntegerNetwork
@@ -51,12 +51,18 @@ def bench_model(subject: Subject, settings: Sequence[Sequence[int]], report: Rep
     """
     settings = settings or default_settings(load_network_config(subject.network))
     network = subject.quantize(True, report)
-    picture_u8 = subject.load_pictures(1)
+    picture_u8, config = subject.load_pictures(1), subject.load_config()
+    variants = []
+    for done, keep in enumerate(settings):
+        report("set thresholds", done, len(settings))
+        variants.append(with_token_counts(network, picture_u8, keep) if keep else without_selectors(network))
+    report("set thresholds", len(settings), len(settings))
+    programs = [compile_network(variant, config) for variant in variants]
     model = subject.build(report)
     rows = []
-    for done, keep in enumerate(settings):
+    for done, (keep, variant, program) in enumerate(zip(settings, variants, programs, strict=True)):
         report("simulate", done, len(settings))
-        rows.append(_measure(network, picture_u8, keep, subject, model))
+        rows.append(_measure(variant, picture_u8, program, keep, model))
     report("simulate", len(settings), len(settings))
     return {
         **subject.to_dict(),
@@ -70,18 +76,17 @@ def bench_model(subject: Subject, settings: Sequence[Sequence[int]], report: Rep
 
 
 def _measure(
-    network: IntegerNetwork, picture_u8: U8, keep: Sequence[int], subject: Subject, model: SimulationModel
+    network: IntegerNetwork, picture_u8: U8, program: Program, keep: Sequence[int], model: SimulationModel
 ) -> dict[str, Any]:
     """Return one setting's row. Raises ValueError if the picture did not run to its end."""
-    variant = with_token_counts(network, picture_u8, keep) if keep else without_selectors(network)
-    program, ddr = compile_network(variant, subject.load_config()), DdrModel()
-    (run,) = time_pictures(variant, picture_u8, program, model, ddr)
+    ddr = DdrModel()
+    (run,) = time_pictures(network, picture_u8, program, model, ddr)
     if run.failure:
         raise ValueError(f"setting {list(keep)} failed: {run.failure}")
     error = model_error(program, run, MemoryModel(ddr.bytes_per_cycle, ddr.latency_cycles))
     return {
         "keep": list(keep),
-        "tokens": [variant.config.num_tokens, *run.comparisons[0].kept_tokens],
+        "tokens": [network.config.num_tokens, *run.comparisons[0].kept_tokens],
         "mismatches": run.mismatches,
         "cycles": error.measured,
         "model_cycles": error.predicted,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from heatvit.frame_rates import frame_rates
 from heatvit.golden import with_token_counts
 from heatvit.model_error import model_errors
 from heatvit.progress import Report
@@ -26,9 +27,6 @@ from sim.cosim import PictureComparison, build_process_core
 from sim.machine_check import compare_on_machine
 from sim.measure import Measurement, measure
 from sim.process import DdrModel
-
-CLOCKS_MHZ = (150, 250, 300)
-"""Clocks that frames per second are given at; none of them is the result of a timing analysis."""
 
 TABLED = ("memory", "bram36", "dense", "cycles_per_picture", "ddr_bytes", "utilisation", "fps_at_an_assumed_clock")
 """Values of the result that the printed tables show."""
@@ -121,7 +119,7 @@ def _estimate(program: Program, token_counts: Sequence[int], ddr: DdrModel) -> d
         "ddr_bytes": ddr_bytes(program) / program.pictures,
         "gmac": model.macs / 1e9 / program.pictures,
         "utilisation": model.macs / program.config.macs / model.cycles,
-        "fps_at_an_assumed_clock": {f"{clock} MHz": round(clock * 1e6 / cycles, 1) for clock in CLOCKS_MHZ},
+        "fps_at_an_assumed_clock": frame_rates(cycles),
     }
 
 

@@ -28,6 +28,7 @@ from heatvit.cli_common import (
     finish,
     print_result,
     print_table,
+    whole_numbers,
 )
 from heatvit.files import write_json
 from heatvit.progress import reporter, show_progress
@@ -198,7 +199,7 @@ def cycles(
     """
     from heatvit import cycles as model
 
-    counts, rows = (model.parse_tokens(text) if text else [] for text in (tokens, table))
+    counts, rows = (whole_numbers(option, text) for option, text in (("--tokens", tokens), ("--table", table)))
     result = model.estimate_cycles(network, config, counts, rows)
     print_table(model.SOURCE, ("", "cycles", "share", "waits for, and cycles lost to"), model.table_rows(result))
     hidden = ("parts", "layers", "units")

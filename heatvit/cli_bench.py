@@ -21,6 +21,7 @@ from heatvit.cli_common import (
     print_table,
     whole_numbers,
 )
+from heatvit.frame_rates import CLOCKS_MHZ
 from heatvit.layer_table import layer_table
 from heatvit.progress import reporter, show_progress
 
@@ -160,7 +161,7 @@ def bench_size(
         result = benchmark.bench_size(trial, work if rtl else None, reporter(progress))
     header = ("memory", "words used", "available", "share", "BRAM36")
     print_table(f"memories of {config}", header, benchmark.memory_table(result))
-    clocks = " / ".join(map(str, benchmark.CLOCKS_MHZ))
+    clocks = " / ".join(map(str, CLOCKS_MHZ))
     header = ("", "cycles a picture", "utilisation", "DDR bytes", f"frames/s at an assumed {clocks} MHz")
     print_table(f"{network} on {config}", header, benchmark.cycle_table(result))
     return finish("sized", result, json_file, failed=result["mismatches"] > 0, hidden=benchmark.TABLED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from heatvit.frame_rates import frame_rates
 from hw.config import load_config
 from hw.cycles import CycleEstimate
 from hw.isa import Unit
@@ -12,23 +13,10 @@ from hw.latency import estimate_network, latency_table
 from hw.memory_model import MemoryModel
 from model.config import load_network_config
 
-CLOCKS_MHZ = (150, 250, 300)
-"""Clocks at which frame rates are quoted; none of them is the result of a timing analysis."""
-
 LOSSES = {"starved": "empty queue", "contention": "shared ports"}
 """How the table calls cycles that a unit loses other than by waiting for another unit."""
 
 SOURCE = "cycle model estimate, no RTL was run"
-
-
-def parse_tokens(text: str) -> list[int]:
-    """Return the counts of "88,45,32". Raises ValueError naming the part that is no count."""
-    counts = []
-    for part in text.split(","):
-        if not part.strip().isdecimal():
-            raise ValueError(f"tokens must be counts such as 88,45,32, not {part.strip()!r}")
-        counts.append(int(part))
-    return counts
 
 
 def estimate_cycles(network_name: str, config_name: str, tokens: list[int], table: list[int]) -> dict[str, Any]:
@@ -47,7 +35,7 @@ def estimate_cycles(network_name: str, config_name: str, tokens: list[int], tabl
         "cycles": result.cycles,
         "gmac": round(result.macs / 1e9, 4),
         "utilisation": round(result.macs / config.macs / result.cycles, 4),
-        "fps_at_assumed_mhz": {str(clock): round(clock * 1e6 / result.cycles, 1) for clock in CLOCKS_MHZ},
+        "fps_at_an_assumed_clock": frame_rates(result.cycles),
         "parts": _parts(result),
         "layers": result.layers,
         "units": _units(result),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,6 +31,14 @@ def bench_torch(network: str, token_counts: Sequence[int], report: Report) -> di
     machine hits both.
     """
     config = load_network_config(network)
+    limits = [config.num_tokens, *token_counts]
+    if len(token_counts) != len(config.selectors) or any(
+        not 2 <= after <= before for before, after in pairwise(limits)
+    ):
+        raise ValueError(
+            f"tokens must be {len(config.selectors)} counts in 2..{config.num_tokens}, none above the one before, "
+            f"not {list(token_counts)}"
+        )
     dense_config = replace(config, selectors=())
     normalisation = Normalisation((0.5,) * config.in_chans, (0.25,) * config.in_chans)
     torch.manual_seed(0)

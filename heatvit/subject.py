@@ -84,6 +84,7 @@ class Subject:
             "weights": str(self.weights),
             "weights_sha256": file_digest(self.weights),
             "images": self.images,
+            "calibrate": self.calibrate,
             "config": self.load_config().to_dict(),
         }
 

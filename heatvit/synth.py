@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from heatvit.progress import Report
@@ -70,7 +71,7 @@ def _ratio(part: Resources, whole: Resources) -> dict[str, float | None]:
 
 def synthesis_table(result: dict[str, Any]) -> Table:
     """Return the table of estimate_synthesis: units, sums and the chip; what the chip lacks is red and says so."""
-    title = f"{result['config']}: {result['source']}"
+    title = escape(f"{result['config']}: {result['source']}")
     caption = f"each row without the rows of the units inside it; {SELECTOR_MARK} token selection only"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("unit")
@@ -78,7 +79,7 @@ def synthesis_table(result: dict[str, Any]) -> Table:
         table.add_column(name, justify="right")
     for unit in result["units"]:
         mark = f" {SELECTOR_MARK}" if unit["is_selector"] else ""
-        table.add_row(unit["name"] + mark, str(unit["count"]), *_numbers(unit["all"]))
+        table.add_row(escape(unit["name"]) + mark, str(unit["count"]), *_numbers(unit["all"]))
     table.add_section()
     missing = ", ".join(LABELS[name] for name in result["exceeded"])
     title, style = (f"total: NOT ENOUGH {missing}", "bold red") if missing else ("total", "bold")

@@ -11,6 +11,7 @@ from hw.dependency import Footprint, Space, Span, footprints, memory_word_bytes,
 from hw.isa import UNIT_OF, WITHOUT_PICTURE, Descriptor, Drain, Memory, Opcode, Region, Unit
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.tiling import TRANSFER_BYTES
+from quant.bounds import MAX_EMBED_DIM
 from quant.fixed import SHIFT_MAX
 
 if TYPE_CHECKING:
@@ -72,8 +73,17 @@ def check_program(program: Program, config: AccelConfig) -> None:
         Region.OUTPUT: program.output_bytes,
     }
     begun: set[int] = set()
+    decided: int | None = None  # the picture of a SELECT that waits for its COMPACT
     for index, descriptor in enumerate(descriptors):
         _check_fields(index, descriptor)
+        if descriptor.opcode == Opcode.SELECT:
+            decided = descriptor.picture
+        if descriptor.opcode == Opcode.COMPACT:
+            if decided != descriptor.picture:
+                raise ValueError(
+                    f"descriptor {index} (COMPACT) must come after a SELECT of picture {descriptor.picture}"
+                )
+            decided = None
         if descriptor.opcode == Opcode.BEGIN:
             begun.add(descriptor.picture)
         _check_values(index, descriptor, config, region_bytes, descriptor.picture in begun)
@@ -143,6 +153,7 @@ def _check_values(
             require("src_words", d.src_words > 0, "positive")
         if opcode is Opcode.LAYER_NORM:
             require("dim", d.dim == d.src_words * config.depth, f"src_words * {config.depth}")
+            require("dim", d.dim <= MAX_EMBED_DIM, f"at most {MAX_EMBED_DIM}")
             require("eps", d.eps > 0, "positive")
         if opcode is Opcode.SELECT:
             require("heads", d.heads > 0, "positive")

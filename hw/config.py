@@ -152,7 +152,7 @@ CONFIGS: dict[str, AccelConfig] = {
         max_tokens=64,
         pictures=4,
     ),
-    # ZCU102 (912 BRAM36): 2048 MACs, 784 blocks of memory at 4 KiB each; DeiT-Tiny in batches of 8, DeiT-Base in ones.
+    # ZCU102 (912 BRAM36): 2048 MACs, 785 blocks of memory at 4 KiB each; DeiT-Tiny in batches of 8, DeiT-Base in ones.
     "zcu102_2048": AccelConfig(
         rows=8,
         columns=32,

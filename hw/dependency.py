@@ -1,4 +1,4 @@
-"""Waits: which descriptors of other units must be complete before each one starts.
+"""Waits: which descriptors must be complete before each one starts.
 
 Derived from the memory words that each descriptor reads and writes, at the largest live count that it can meet. The
 live count and the decision of SELECT are memory too.

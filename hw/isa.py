@@ -2,7 +2,7 @@
 
 A program is a straight line of 64-byte descriptors in DDR, executed by units that run concurrently. Each unit takes
 its own descriptors in program order; `wait_<unit>` of a descriptor is the number of descriptors (modulo 2**16) that
-the other unit must have completed before this one starts. That vector clock is the only ordering there is.
+that unit must have completed before this one starts. That vector clock is the only ordering there is.
 docs/architecture.md gives the meaning of every opcode; sim/machine.py executes it.
 """
 

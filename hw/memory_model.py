@@ -19,15 +19,17 @@ SETTLING_ROUNDS = 16
 """Rounds of all ports' places that are followed before the rate is taken, and in which it is."""
 
 
+BYTES_PER_CYCLE = 51.0
+FIRST_BEAT_CYCLES = 60
+"""Of every published figure: 12.8 GB/s at 250 MHz over all ports, first beat after 60 cycles (ZCU102 PS DDR4)."""
+
+
 @dataclass(frozen=True)
 class MemoryModel:
-    """bytes_per_cycle of all ports together; first_beat_cycles from the address on the bus to its first beat.
+    """bytes_per_cycle of all ports together; first_beat_cycles from the address on the bus to its first beat."""
 
-    The defaults are those of every published figure: 12.8 GB/s at 250 MHz, first beat after 60 cycles (ZCU102 PS DDR4).
-    """
-
-    bytes_per_cycle: float = 51.2
-    first_beat_cycles: int = 60
+    bytes_per_cycle: float = BYTES_PER_CYCLE
+    first_beat_cycles: int = FIRST_BEAT_CYCLES
 
     def __post_init__(self) -> None:
         if self.bytes_per_cycle <= 0:

@@ -26,11 +26,9 @@ from hw.site import OperandBuffers, Site
 from hw.taps import Tap
 from hw.tiling import TRANSFER_BYTES, Channels, ceil_div, round_up, transfer_words
 from hw.weights import pack_tokens
+from quant.bounds import MAX_EMBED_DIM
 from quant.config import NetworkConfig
 from quant.network import I8, I16, U16, IntegerNetwork
-
-MAX_DIM = 1024
-"""LayerNorm's sums are proven for this many channels (quant.approx.layer_norm)."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +188,8 @@ def _check_limits(network: NetworkConfig, config: AccelConfig, pictures: int) ->
             f"embed_dim must be a multiple of the array's depth {config.depth} (for example {fits}), "
             f"not {network.embed_dim}"
         )
-    if network.embed_dim > MAX_DIM:
-        raise ValueError(f"embed_dim must be at most {MAX_DIM}, not {network.embed_dim}")
+    if network.embed_dim > MAX_EMBED_DIM:
+        raise ValueError(f"embed_dim must be at most {MAX_EMBED_DIM}, not {network.embed_dim}")
     if network.num_tokens > config.max_tokens:
         raise ValueError(f"max_tokens must be at least {network.num_tokens}, not {config.max_tokens}")
     if pictures * len(network.selectors) > NUM_TOKEN_REGISTERS:

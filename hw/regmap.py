@@ -53,7 +53,11 @@ _WRITE = "another unit used the memory that it writes"
 STALLS: dict[Unit, dict[Stall, str]] = {
     Unit.LOAD: {Stall.DRAIN: _WRITE, Stall.MEMORY: "no beat was there"},
     Unit.OPERAND: {Stall.OPERAND: _READ, Stall.DRAIN: _WRITE},
-    Unit.GEMM: {Stall.OPERAND: _READ, Stall.WEIGHT: _LOADED, Stall.DRAIN: "the drain had no place for the next tile"},
+    Unit.GEMM: {
+        Stall.OPERAND: _READ,
+        Stall.WEIGHT: _LOADED,
+        Stall.DRAIN: "a tile could not end: its constants or a place for it were not there",
+    },
     Unit.VECTOR: {Stall.OPERAND: _READ, Stall.WEIGHT: _LOADED, Stall.DRAIN: _WRITE},
     Unit.STORE: {Stall.OPERAND: _READ, Stall.MEMORY: "all was read and not yet confirmed by the bus"},
 }

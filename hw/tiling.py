@@ -45,9 +45,9 @@ class Channels:
         return cls(tuple(range(count)), count)
 
     @classmethod
-    def heads(cls, heads: int, dim: int, pitch: int, start: int = 0) -> Channels:
+    def heads(cls, heads: int, dim: int, pitch: int) -> Channels:
         """Each head's `dim` channels start `pitch` positions after those of the head before."""
-        return cls(tuple(start + head * pitch + i for head in range(heads) for i in range(dim)), start + heads * pitch)
+        return cls(tuple(head * pitch + i for head in range(heads) for i in range(dim)), heads * pitch)
 
     def words(self, depth: int) -> int:
         """Words of a row, at `depth` positions a word."""

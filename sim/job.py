@@ -131,7 +131,7 @@ class Outcome:
 
 
 def run_picture(core: HeatVit, input_bytes: bytes, timeout_s: float) -> Outcome:
-    """Run one picture through the driver; the driver's errors become part of the outcome."""
+    """Run a program once through the driver; the driver's errors become part of the outcome."""
     try:
         result = core.infer(input_bytes, timeout_s)
     except AcceleratorError as error:

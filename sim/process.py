@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.isa import Unit
+from hw.memory_model import BYTES_PER_CYCLE, FIRST_BEAT_CYCLES
 from hw.regmap import Stall
 from sim.buffers import AddressSpace, SimulatedBuffer
 from sim.job import CLOCK_NS
@@ -57,15 +58,15 @@ class Command(IntEnum):
 
 @dataclass(frozen=True)
 class DdrModel:
-    """Timing of the modelled DDR; the defaults are those of every published figure (a ZCU102's at 250 MHz).
+    """Timing of the modelled DDR; the defaults are those of hw.memory_model.
 
     bytes_per_cycle over all ports together, reads and writes, to a thousandth; 0 is without limit. latency_cycles from
     an address to the first beat, and from the last written beat to its response. refresh_seed, if not 0, pauses all
     traffic at random intervals of DDR4's refresh.
     """
 
-    bytes_per_cycle: float = 51.0
-    latency_cycles: int = 60
+    bytes_per_cycle: float = BYTES_PER_CYCLE
+    latency_cycles: int = FIRST_BEAT_CYCLES
     refresh_seed: int = 0
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class LayerProfile:
 
     macs as model.evaluate.layer_macs counts them; ideal_cycles of its GEMMs, whole tiles included. ddr_bytes of its
     LOADs and STOREs. array_cycles of its GEMMs, with the array's idle time before each: these sum to the end of the
-    last GEMM, and never are fewer than the products need. cycles is by how much the layer moved the end of everything
+    last GEMM; time that two GEMMs share is the first's. cycles is by how much the layer moved the end of everything
     up to it, so that the layers sum to the run; a layer that was hidden under others has few or none.
 
     stalls: what array_cycles exceeds ideal_cycles by, if the core counted. Before a GEMM: "weight" and "dependency" of

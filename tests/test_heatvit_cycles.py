@@ -26,7 +26,7 @@ def test_json_and_table(tmp_path, capsys):
     assert result["cycles"] == expected.cycles and result["layers"] == expected.layers
     assert sum(result["parts"].values()) == result["cycles"] and result["tokens"] == [50, 30, 12]
     assert result["utilisation"] == round(expected.macs / 256 / expected.cycles, 4)
-    assert result["fps_at_assumed_mhz"]["250"] == round(250e6 / expected.cycles, 1)
+    assert result["fps_at_an_assumed_clock"]["250 MHz"] == round(250e6 / expected.cycles, 1)
     assert [row["tokens"] for row in result["latency_table"]] == [12, 30]
     assert result["units"]["gemm"]["busy"] == expected.units[Unit.GEMM].busy
 
@@ -42,7 +42,7 @@ def test_dense_network_has_no_selectors(tmp_path):
     ("arguments", "message"),
     [
         (["--tokens", "88"], "one count for each of 3 selectors, not 1"),
-        (["--tokens", "88,x,3"], "tokens must be counts such as 88,45,32, not 'x'"),
+        (["--tokens", "88,x,3"], "--tokens must be whole numbers with commas between them, not '88,x,3'"),
         (["--network", "deit_base", "--config", "demo"], "max_tokens must be at least 197"),
     ],
 )

@@ -59,7 +59,7 @@ def test_memory_model_refuses_impossible_values(field):
 def test_memory_rates():
     config = CONFIGS["zcu102_2048"]
     near, exact = MemoryModel(), partial(pytest.approx, rel=1e-9)
-    assert near.read_rate(config, 256) == exact(3.2)  # four ports request enough to hide the latency
+    assert near.read_rate(config, 256) == exact(51 / 16)  # four ports request enough to hide the latency
     assert near.read_rate(replace(config, axi_ports=1), 256) == exact(64 / (60 + 16 + 2))
     assert MemoryModel(bytes_per_cycle=4.0).read_rate(config, 512) == exact(0.25)
 

@@ -21,7 +21,7 @@ def render_cycles(title: str, result: dict[str, Any], timeline: Drawing, rooflin
         key_figures(_figures(result)),
         section(
             "Timeline",
-            "When each unit had a descriptor, of the first picture; below, one block. Bands are the array's time.",
+            "When each unit had a descriptor, in the first run; below, one block. Bands are the array's time.",
             tag("div", timeline.inline(), class_="card"),
         ),
         section(
@@ -95,16 +95,16 @@ def _layers(result: dict[str, Any]) -> Html:
             f"{row['array_cycles']:,.0f}",
             f"{row['cycles']:,.0f}",
             "" if row["utilisation"] is None else percent(row["utilisation"]),
-            f"{row['ddr_bytes']:,}",
+            f"{row['ddr_bytes']:,.0f}",
             row["stall"],
-            ", ".join(f"{reason} {count:,}" for reason, count in row["stalls"].items() if count),
+            ", ".join(f"{reason} {count:,.0f}" for reason, count in row["stalls"].items() if count > 0),
         ]
         for row in result["layers"]
     ]
     headings = ["layer", "GMAC", "ideal cycles", "array cycles", "cycles", "utilisation", "DDR bytes", "main stall"]
     caption = (
         "Array cycles go from the end of the GEMM before to the end of each of the layer's; cycles are by how much the "
-        "layer moved the end of everything before it. Losses: array cycles of the first picture beyond the ideal ones."
+        "layer moved the end of everything before it. Losses: array cycles of the first run beyond the ideal ones."
     )
     return table([*headings, "losses"], rows, caption)
 

@@ -40,7 +40,7 @@ class Gemm(wiring.Component):
     Members
     -------
     command, done, fault : unit_signature; after a fault the unit is frozen until reset
-    tokens : In(pictures x u16) - live tokens of each picture, sampled when a command starts
+    tokens : In(pictures x u16) - live tokens of each picture, sampled when a command is taken
     act, weight, param, wide_read, row_scale : read ports;  act_write, wide_write : write ports
     is_held_back : Out(1) - the drain has no place for the tile whose last step is due
     """

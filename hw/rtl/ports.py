@@ -24,7 +24,7 @@ def unit_signature():
 
     Members
     -------
-    command : In(stream of descriptor_layout) - taken only when the unit is idle.
+    command : In(stream of descriptor_layout) - taken when the unit is idle; GEMM takes one before the last is done.
     done : Out(1) - one cycle per command, when all its writes are visible to later reads.
     fault : Out(1) - an address left its memory; the unit finishes or freezes, the sequencer ends the run.
     """
