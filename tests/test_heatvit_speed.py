@@ -45,7 +45,12 @@ def test_command_measures_both_networks(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("tokens", "message"), [("9", "must have 2 entries"), ("9,1", "at least 2"), ("9,x", "--tokens must be whole")]
+    ("tokens", "message"),
+    [
+        ("9", "must be 2 counts in 2..17"),
+        ("9,1", "must be 2 counts in 2..17, none above the one before, not [9, 1]"),
+        ("9,x", "--tokens must be whole"),
+    ],
 )
 def test_wrong_token_counts_are_refused(tokens: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "torch", "--network=test_tiny", f"--tokens={tokens}"]) == 2

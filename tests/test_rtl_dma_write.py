@@ -143,8 +143,8 @@ def test_one_beat_per_cycle():
         (store(Memory.ACT, 64, src_base=TINY.act_words - 7), False),
         (store(Memory.WIDE, 64, src_base=TINY.wide_words - 4), True),
         (store(Memory.WIDE, 64, src_base=TINY.wide_words - 3), False),
-        (store(Memory.TOKEN, 128), True),
-        (store(Memory.TOKEN, 192), False),
+        (store(Memory.TOKEN, 2 * TINY.token_words), True),
+        (store(Memory.TOKEN, 2 * TINY.token_words + 64), False),
     ],
 )
 def test_legal_and_illegal_commands(command, is_legal):
