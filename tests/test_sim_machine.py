@@ -100,6 +100,22 @@ def test_pictures_share_a_run(seed):
 
 
 @pytest.mark.parametrize("seed", range(6))
+def test_shared_weights_stay_until_the_last_picture(seed):
+    """The smallest weight memory that the pictures can share, so that later layers want the words of earlier ones."""
+    shape, rng = SHAPES[seed % len(SHAPES)], np.random.default_rng(seed)
+    network, golden, patches_i8 = case(seed + 300, shape, max_tokens=20)
+    config = array(shape, act_words=16384, wide_words=16384, pictures=3)
+    for words in range(16, 4096, 16):
+        try:
+            config = replace(config, weight_words=words)
+            program = compile_network(network, config, True, 3)
+            break
+        except ValueError as error:
+            assert "weight_words must" in str(error) or "column tile" in str(error)
+    check_pictures(Machine(config, rng), program, [golden] * 3, [patches_i8] * 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_small_memories_reuse_their_words(seed):
     shape = SHAPES[seed]
     network, golden, patches_i8 = case(seed + 200, shape, max_tokens=20)
