@@ -55,17 +55,23 @@ def train(
     network: Network = "digits",
     images: Images = "digits",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the checkpoints.")] = Path("build/train"),
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="cpu, or cuda: one device a process.")
+    ] = "cpu",
     json_file: JsonFile = None,
 ) -> int:
     """Train a float network; a second call continues where an interrupted one stopped.
 
     Example: `heatvit train --recipe digits --out build/digits`
+
+    In several processes, with the result of one: `torchrun --nproc-per-node 2 -m heatvit train --recipe digits`
     """
     from heatvit import flow
+    from model.distributed import open_processes
 
-    with show_progress() as progress:
-        result = flow.train_network(recipe, network, images, out, progress)
-    return finish(f"trained: {out}", result, json_file)
+    with open_processes(device) as processes, show_progress(processes.is_main) as progress:
+        result = flow.train_network(recipe, network, images, out, progress, processes)
+    return finish(f"trained: {out}", result, json_file) if processes.is_main else 0
 
 
 @app.command()

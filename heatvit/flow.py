@@ -22,6 +22,7 @@ from heatvit.progress import Report
 from model import checkpoint
 from model.config import load_network_config
 from model.data import Pictures
+from model.distributed import ALONE, Processes
 from model.evaluate import Evaluation, evaluate
 from model.recipe import load_recipe
 from model.train import train
@@ -33,15 +34,17 @@ CALIBRATION_PICTURES = 128
 """Pictures that fix the activation scales unless a count is given."""
 
 
-def train_network(recipe: str, network: str, images: str, out: Path, progress: Progress) -> dict[str, Any]:
+def train_network(
+    recipe: str, network: str, images: str, out: Path, progress: Progress, processes: Processes = ALONE
+) -> dict[str, Any]:
     """Train a float network on a fixed random 80 % of labelled pictures and measure it on the others.
 
     Writes dense.safetensors and pruned.safetensors to `out`; goes on where an interrupted run of the same training
-    stopped.
+    stopped. Several processes train as one.
     """
     config = load_network_config(network)
     split = load_split(images, config)
-    trained = train(config, load_recipe(recipe), split.train, split.test, out, progress)
+    trained = train(config, load_recipe(recipe), split.train, split.test, out, progress, processes=processes)
     return {
         "dense": str(out / "dense.safetensors"),
         "pruned": str(out / "pruned.safetensors"),
