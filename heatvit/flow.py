@@ -70,11 +70,12 @@ def quantize_network(
     out: Path,
     finetuning: Finetuning | None = None,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Turn a float network into integers with scales from calibration pictures, and write it.
 
     With finetuning the 8-bit network is first trained on all pictures of the source, which must then have labels; an
-    interrupted training goes on from the folder <out>.training.
+    interrupted training goes on from the folder <out>.training. Several processes train as one.
     """
     network = checkpoint.load_network(checkpoint_file)
     pictures, is_labelled = open_pictures(
@@ -91,11 +92,12 @@ def quantize_network(
             raise ValueError(f"training needs labelled pictures: one sub-folder a class, or a pack, not {calibrate!r}")
         recipe, teacher = load_recipe(finetuning.recipe), checkpoint.load_network(finetuning.teacher)
         folder = out.with_name(f"{out.name}.training")
-        trained = finetune(
-            network, teacher, recipe, pictures, load_all(calibration), folder, progress or Progress(disable=True)
-        )
+        bars = progress or Progress(disable=True)
+        trained = finetune(network, teacher, recipe, pictures, load_all(calibration), folder, bars, processes)
         integer_network = trained.export()
-    write_network(integer_network, out)
+    with processes.main_first():
+        if processes.is_main:
+            write_network(integer_network, out)
     return {
         "network": str(out),
         "network_sha256": file_digest(out),

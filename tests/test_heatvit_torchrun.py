@@ -1,12 +1,14 @@
-"""`heatvit train` in two processes of torchrun.
+"""`heatvit train` and the training of `heatvit quantize` in two processes of torchrun.
 
 Testpoints: the weights, the history and the accuracy of one process, with one output and one set of files, also when
-two go on where one was interrupted, and with a last batch that leaves one of them nothing; a process that fails ends
-the other one, and says why.
+two go on where one was interrupted, and with a last batch that leaves one of them nothing; the 8-bit network, too; a
+process that fails ends the other one, and says why.
 """
 
 import io
 import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,17 @@ from two_processes import run_two_processes
 from heatvit import flow
 from heatvit.pictures import load_split
 from model import train as train_module
+from model.checkpoint import save_network
 from model.config import NETWORKS
 from model.recipe import Recipe, Stage
+from model.vit import Normalisation, VisionTransformer
 
 pytestmark = pytest.mark.slow
 RECIPE = Recipe(
     keep_ratios=(0.6, 0.4),
     dense=Stage(epochs=2, learning_rate=1e-3),
     select=Stage(epochs=2, learning_rate=1e-3, exploration=0.7),
-    quantize=Stage(epochs=0, learning_rate=1e-4),
+    quantize=Stage(epochs=1, learning_rate=1e-4),
     batch_size=16,
     max_shift=1,
 )
@@ -50,7 +54,7 @@ def train_alone(inputs: dict[str, str], out: Path) -> dict[str, Any]:
     return flow.train_network(**inputs, out=out, progress=Progress(disable=True))
 
 
-def train_together(inputs: dict[str, str], out: Path, result: Path) -> Any:
+def train_together(inputs: dict[str, str], out: Path, result: Path) -> "subprocess.CompletedProcess[str]":
     options = [f"--{name}={value}" for name, value in inputs.items()]
     return run_two_processes("-m", "heatvit", "train", *options, f"--out={out}", f"--json={result}")
 
@@ -92,6 +96,29 @@ def test_two_processes_train_as_one(
         for first, second in zip(*(record["stages"][name] for record in records), strict=True):
             assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
             assert second["keep_ratios"] == pytest.approx(first["keep_ratios"])
+
+
+def test_8_bit_network_trains_in_two_processes(tmp_path: Path, inputs: dict[str, str]) -> None:
+    config = NETWORKS["test_tiny"]
+    torch.manual_seed(0)
+    pruned = VisionTransformer(config, Normalisation((0.5,), (0.3,)))
+    dense = VisionTransformer(replace(config, selectors=()), pruned.normalisation)
+    save_network(tmp_path / "pruned.safetensors", pruned)
+    save_network(tmp_path / "dense.safetensors", dense)
+    files = [tmp_path / name for name in ("alone.safetensors", "together.safetensors")]
+    finetuning = flow.Finetuning(inputs["recipe"], tmp_path / "dense.safetensors")
+    flow.quantize_network(tmp_path / "pruned.safetensors", inputs["images"], None, files[0], finetuning)
+    options = [f"--calibrate={inputs['images']}", f"--finetune={inputs['recipe']}", f"--teacher={finetuning.teacher}"]
+    command = ["-m", "heatvit", "quantize", tmp_path / "pruned.safetensors", f"--out={files[1]}", *options]
+    done = run_two_processes(*command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("quantized: ") == 1
+    first, second = (load_file(file) for file in files)
+    assert first.keys() == second.keys()
+    weights = [name for name in first if first[name].dtype == torch.int8]
+    assert weights
+    for name in weights:  # one on the edge of two codes may fall to either side
+        assert (first[name].int() - second[name].int()).abs().max() <= 1
 
 
 def test_process_that_fails_ends_the_other(tmp_path: Path, inputs: dict[str, str]) -> None:
