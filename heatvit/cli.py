@@ -55,17 +55,23 @@ def train(
     network: Network = "digits",
     images: Images = "digits",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the checkpoints.")] = Path("build/train"),
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="cpu, or cuda: one device a process.")
+    ] = "cpu",
     json_file: JsonFile = None,
 ) -> int:
     """Train a float network; a second call continues where an interrupted one stopped.
 
     Example: `heatvit train --recipe digits --out build/digits`
+
+    In several processes, with the result of one: `torchrun --nproc-per-node 2 -m heatvit train --recipe digits`
     """
     from heatvit import flow
+    from model.distributed import open_processes
 
-    with show_progress() as progress:
-        result = flow.train_network(recipe, network, images, out, progress)
-    return finish(f"trained: {out}", result, json_file)
+    with open_processes(device) as processes, show_progress(processes.is_main) as progress:
+        result = flow.train_network(recipe, network, images, out, progress, processes)
+    return finish(f"trained: {out}", result, json_file) if processes.is_main else 0
 
 
 @app.command()
@@ -93,15 +99,18 @@ def quantize(
     """Turn a float network into integers, with every accumulator bound proven.
 
     Example: `heatvit quantize build/digits/pruned.safetensors --calibrate digits:train --out build/net.safetensors`
+
+    Training in 8 bits runs in several processes as `heatvit train` does.
     """
     from heatvit import flow
+    from model.distributed import open_processes
 
     if (recipe is None) != (teacher is None):
         raise ValueError("--finetune and --teacher must be given together")
     finetuning = flow.Finetuning(recipe, teacher) if recipe and teacher else None
-    with show_progress() as progress:
-        result = flow.quantize_network(checkpoint, calibrate, count, out, finetuning, progress)
-    return finish(f"quantized: {out}", result, json_file)
+    with open_processes() as processes, show_progress(processes.is_main) as progress:
+        result = flow.quantize_network(checkpoint, calibrate, count, out, finetuning, progress, processes)
+    return finish(f"quantized: {out}", result, json_file) if processes.is_main else 0
 
 
 @app.command()

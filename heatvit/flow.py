@@ -22,6 +22,7 @@ from heatvit.progress import Report
 from model import checkpoint
 from model.config import load_network_config
 from model.data import Pictures
+from model.distributed import ALONE, Processes
 from model.evaluate import Evaluation, evaluate
 from model.recipe import load_recipe
 from model.train import train
@@ -33,15 +34,17 @@ CALIBRATION_PICTURES = 128
 """Pictures that fix the activation scales unless a count is given."""
 
 
-def train_network(recipe: str, network: str, images: str, out: Path, progress: Progress) -> dict[str, Any]:
+def train_network(
+    recipe: str, network: str, images: str, out: Path, progress: Progress, processes: Processes = ALONE
+) -> dict[str, Any]:
     """Train a float network on a fixed random 80 % of labelled pictures and measure it on the others.
 
     Writes dense.safetensors and pruned.safetensors to `out`; goes on where an interrupted run of the same training
-    stopped.
+    stopped. Several processes train as one.
     """
     config = load_network_config(network)
     split = load_split(images, config)
-    trained = train(config, load_recipe(recipe), split.train, split.test, out, progress)
+    trained = train(config, load_recipe(recipe), split.train, split.test, out, progress, processes=processes)
     return {
         "dense": str(out / "dense.safetensors"),
         "pruned": str(out / "pruned.safetensors"),
@@ -67,11 +70,12 @@ def quantize_network(
     out: Path,
     finetuning: Finetuning | None = None,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Turn a float network into integers with scales from calibration pictures, and write it.
 
     With finetuning the 8-bit network is first trained on all pictures of the source, which must then have labels; an
-    interrupted training goes on from the folder <out>.training.
+    interrupted training goes on from the folder <out>.training. Several processes train as one.
     """
     network = checkpoint.load_network(checkpoint_file)
     pictures, is_labelled = open_pictures(
@@ -88,11 +92,12 @@ def quantize_network(
             raise ValueError(f"training needs labelled pictures: one sub-folder a class, or a pack, not {calibrate!r}")
         recipe, teacher = load_recipe(finetuning.recipe), checkpoint.load_network(finetuning.teacher)
         folder = out.with_name(f"{out.name}.training")
-        trained = finetune(
-            network, teacher, recipe, pictures, load_all(calibration), folder, progress or Progress(disable=True)
-        )
+        bars = progress or Progress(disable=True)
+        trained = finetune(network, teacher, recipe, pictures, load_all(calibration), folder, bars, processes)
         integer_network = trained.export()
-    write_network(integer_network, out)
+    with processes.main_first():
+        if processes.is_main:
+            write_network(integer_network, out)
     return {
         "network": str(out),
         "network_sha256": file_digest(out),

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from model.data import Pictures
+from model.distributed import ALONE, Processes
 from model.qat import QatNetwork
 from model.recipe import Recipe
 from model.resume import Record
@@ -42,11 +43,16 @@ def finetune(
     calibration_u8: U8,
     folder: Path,
     progress: Progress,
+    processes: Processes = ALONE,
 ) -> QatNetwork:
-    """Train the 8-bit network for recipe.quantize; folder keeps the state by which an interrupted run goes on."""
+    """Train the 8-bit network for recipe.quantize; folder keeps the state by which an interrupted run goes on.
+
+    Several processes train as one.
+    """
     network = QatNetwork.calibrated(pruned, calibration_u8)
-    record = Record.open(folder / "training.json", {"recipe": recipe.to_dict(), "config": pruned.config.to_dict()})
-    run = Run(recipe, train_pictures, folder, progress, record)
+    with processes.main_first():
+        record = Record.open(folder / "training.json", {"recipe": recipe.to_dict(), "config": pruned.config.to_dict()})
+    run = Run(recipe, train_pictures, folder, progress, record, processes)
     fit(run, "8-bit", recipe.quantize, network, folder / "integer.progress.safetensors", teacher)
     return network
 

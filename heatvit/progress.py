@@ -12,10 +12,10 @@ Report: TypeAlias = Callable[[str, int, int], None]
 """Called as report(step, done, total); total 0 says that the length of the step is unknown."""
 
 
-def show_progress() -> Progress:
+def show_progress(is_shown: bool = True) -> Progress:
     """Return bars for stderr, to be used in a with block; where that is no terminal, they appear once, at the end."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True), disable=not is_shown)
 
 
 def reporter(progress: Progress) -> Report:

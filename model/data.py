@@ -200,13 +200,13 @@ def batches(pictures: Pictures, batch_size: int, order: I64 | None = None) -> It
         yield pictures.load(indices), pictures.labels[indices]
 
 
-def shift_pictures(pictures_u8: U8, max_shift: int, rng: np.random.Generator) -> U8:
-    """Move each picture (B, C, size, size) by up to max_shift pixels in each direction; what comes in is 0."""
+def shift_pictures(pictures_u8: U8, shifts: I64, max_shift: int) -> U8:
+    """Move pictures (B, C, size, size) up and left by shifts (B, 2) in -max_shift..max_shift; what comes in is 0."""
     if max_shift == 0:
         return pictures_u8
     size = pictures_u8.shape[-1]
     padded = np.pad(pictures_u8, ((0, 0), (0, 0), (max_shift, max_shift), (max_shift, max_shift)))
-    corners = rng.integers(0, 2 * max_shift + 1, (len(pictures_u8), 2))
-    return np.stack(
-        [picture[:, top : top + size, left : left + size] for picture, (top, left) in zip(padded, corners, strict=True)]
-    )
+    shifted = np.empty_like(pictures_u8)
+    for index, (top, left) in enumerate((max_shift + shifts).tolist()):
+        shifted[index] = padded[index, :, top : top + size, left : left + size]
+    return shifted

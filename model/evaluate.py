@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from model.data import I64, Pictures, batches
+from model.distributed import ALONE, Processes
 from quant.config import NetworkConfig
 
 
@@ -38,26 +39,31 @@ class Evaluation:
         return float(self.macs.mean()) / self.dense_macs
 
 
-def evaluate(network: nn.Module, config: NetworkConfig, pictures: Pictures, batch_size: int = 128) -> Evaluation:
+def evaluate(
+    network: nn.Module, config: NetworkConfig, pictures: Pictures, batch_size: int = 128, processes: Processes = ALONE
+) -> Evaluation:
     """Run the masked path on all pictures, as inference does it: no noise, the threshold decides.
 
-    network maps uint8 pictures to an output with logits (B, classes) and num_tokens, one (B,) per selector.
+    network maps uint8 pictures to an output with logits (B, classes) and num_tokens, one (B,) per selector. Several
+    processes take a share of the pictures each and return the same.
     """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    predictions, num_tokens = [], []
+    predictions = [np.zeros(0, np.int64)]
+    num_tokens = [np.zeros((0, len(config.selectors)), np.int64)]
     with torch.no_grad():
-        for pictures_u8, _ in batches(pictures, batch_size):
+        for pictures_u8, _ in batches(pictures, batch_size, processes.share(np.arange(len(pictures.labels)))):
             output = network(torch.from_numpy(pictures_u8).to(device))
             predictions.append(output.logits.argmax(-1).cpu().numpy())
             live = [count.cpu().numpy() for count in output.num_tokens]
             num_tokens.append(np.stack(live, axis=-1) if live else np.zeros((len(pictures_u8), 0), np.int64))
     network.train(was_training)
-    counts = np.concatenate(num_tokens)
+    counts = processes.collect(np.concatenate(num_tokens))
     picture_macs = np.array([macs(config, row) for row in counts.tolist()], np.int64)
     dense_macs = macs(replace(config, selectors=()), ())
-    return Evaluation(pictures.labels, np.concatenate(predictions), counts, picture_macs, dense_macs)
+    classes = processes.collect(np.concatenate(predictions))
+    return Evaluation(pictures.labels, classes, counts, picture_macs, dense_macs)
 
 
 def macs(config: NetworkConfig, token_counts: Sequence[int]) -> int:

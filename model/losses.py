@@ -1,6 +1,7 @@
 """The terms of the training loss: class, distillation from the dense teacher, keep ratio.
 
-Structure and weights: HeatViT / SPViT, L = L_cls + 0.5 KL(logits) + 0.5 L_token + 2 L_ratio.
+Structure and weights: HeatViT / SPViT, L = L_cls + 0.5 KL(logits) + 0.5 L_token + 2 L_ratio. Each function takes the
+mean over the whole batch, of which this process may have a part only (model/distributed.py).
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.distributed import Mean
 
-def class_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Cross entropy of logits (B, classes) against labels (B,)."""
-    return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+SMALLEST_RATIO = 1e-9
+"""A share of kept patches below that of any batch, to divide by where nothing is kept."""
 
 
-def logit_distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def class_loss(logits: Tensor, labels: Tensor, label_smoothing: float, mean: Mean = torch.mean) -> Tensor:
+    """Cross entropy of logits (B, classes) against labels (B,), mean over the batch."""
+    return mean(functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none"))
+
+
+def logit_distillation_loss(logits: Tensor, teacher_logits: Tensor, mean: Mean = torch.mean) -> Tensor:
     """Kullback-Leibler divergence of the student's classes from the teacher's, mean over the batch."""
     student, teacher = functional.log_softmax(logits, -1), functional.log_softmax(teacher_logits, -1)
-    return functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+    return mean(functional.kl_div(student, teacher, log_target=True, reduction="none").sum(-1))
 
 
-def token_distillation_loss(tokens: Tensor, teacher_tokens: Tensor, mask: Tensor) -> Tensor:
+def token_distillation_loss(tokens: Tensor, teacher_tokens: Tensor, mask: Tensor, mean: Mean = torch.mean) -> Tensor:
     """Mean squared difference of student and teacher over the patch tokens that the last selector kept.
 
     tokens and teacher_tokens (B, 1 + patches or more, D) start with CLS and the patches; mask (B, patches). It is a
@@ -31,22 +37,22 @@ def token_distillation_loss(tokens: Tensor, teacher_tokens: Tensor, mask: Tensor
     """
     patches = slice(1, 1 + mask.shape[1])
     error = (tokens[:, patches] - teacher_tokens[:, patches]).square().mean(-1)
-    return (error * mask.detach()).sum() / mask.detach().sum().clamp(min=1)
+    return mean(error * mask.detach()) / mean(mask.detach()).clamp(min=SMALLEST_RATIO)
 
 
-def keep_ratios(masks: Sequence[Tensor]) -> Tensor:
+def keep_ratios(masks: Sequence[Tensor], mean: Mean = torch.mean) -> Tensor:
     """Share of the picture's patches still live after each selector, mean over the batch: (selectors,).
 
     masks, one per selector, are (B, patches) float 0 or 1.
     """
-    return torch.stack([mask.mean() for mask in masks])
+    return torch.stack([mean(mask) for mask in masks])
 
 
-def keep_ratio_loss(masks: Sequence[Tensor], targets: Sequence[float]) -> Tensor:
+def keep_ratio_loss(masks: Sequence[Tensor], targets: Sequence[float], mean: Mean = torch.mean) -> Tensor:
     """Mean over the selectors of (keep ratio - target)**2.
 
     The ratio is that of the hard decisions (straight-through), not of the scores: scores crowd around the
     threshold, and their mean says little about how many pass it. The mean is over batch and tokens, so pictures
     may keep different numbers.
     """
-    return (keep_ratios(masks) - masks[0].new_tensor(targets)).square().mean()
+    return (keep_ratios(masks, mean) - masks[0].new_tensor(targets)).square().mean()

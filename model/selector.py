@@ -77,19 +77,20 @@ def keep_scores(token_score: Tensor, head_score: Tensor) -> Tensor:
     return (token_score * weight).sum(-1) / weight.sum(-1)
 
 
-def keep_mask(scores: Tensor, valid: Tensor, noise: float = 0.0) -> Tensor:
+def gumbel_noise(num_pictures: int, num_selectors: int, num_tokens: int) -> Tensor:
+    """Draw noise (B, selectors, N) by torch's default generator: the difference of two Gumbel variables, logistic."""
+    uniform = torch.rand(num_selectors, num_pictures, num_tokens).clamp(LOGIT_EPS, 1 - LOGIT_EPS)
+    return torch.logit(uniform).transpose(0, 1)
+
+
+def keep_mask(scores: Tensor, valid: Tensor, noise: Tensor | None = None) -> Tensor:
     """Decide which slots of [CLS, patches] stay: float 0 or 1 (B, N), with straight-through gradients.
 
-    scores and valid (B, N) without a package slot; a token that is not valid never returns. noise scales the
-    Gumbel noise that explores other decisions in training; at 0 the rule is score >= 0.5. The backward pass sees
+    scores and valid (B, N) without a package slot; a token that is not valid never returns. noise (B, N), scaled
+    `gumbel_noise`, explores other decisions in training; without it the rule is score >= 0.5. The backward pass sees
     the relaxed decision sigmoid(logit(score) + noise).
     """
-    if noise:
-        uniform = torch.rand_like(scores).clamp(LOGIT_EPS, 1 - LOGIT_EPS)
-        # The difference of two Gumbel variables is logistic.
-        soft = torch.sigmoid(torch.logit(scores, eps=LOGIT_EPS) + noise * torch.logit(uniform))
-    else:
-        soft = scores
+    soft = scores if noise is None else torch.sigmoid(torch.logit(scores, eps=LOGIT_EPS) + noise)
     hard = (soft >= KEEP_THRESHOLD).to(scores.dtype)
     mask = (hard + (soft - soft.detach())) * valid  # the bracket is exactly zero
     return torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], dim=1)
@@ -107,12 +108,12 @@ def package_token(tokens: Tensor, scores: Tensor, pruned: Tensor) -> Tensor:
 
 
 def select_masked(
-    tokens: Tensor, scores: Tensor, valid: Tensor, noise: float = 0.0, has_package: bool = True
+    tokens: Tensor, scores: Tensor, valid: Tensor, noise: Tensor | None = None, has_package: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Return (tokens, valid) after selection, every slot in place and the package in the last one.
 
     tokens (B, N+1, D), scores and valid (B, N+1): N slots of CLS and patches, then the package slot, which stays empty
-    without has_package.
+    without has_package. noise (B, N) is that of `keep_mask`.
     """
     mask = keep_mask(scores[:, :-1], valid[:, :-1], noise)
     pruned = valid - nn.functional.pad(mask, (0, 1))  # an incoming package is always merged

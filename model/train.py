@@ -19,12 +19,14 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from model.checkpoint import load_network, save_network
-from model.data import Pictures, batches, shift_pictures
+from model.data import Pictures, shift_pictures
+from model.distributed import ALONE, Mean, Processes
 from model.evaluate import Evaluation, evaluate
 from model.losses import class_loss, keep_ratio_loss, logit_distillation_loss, token_distillation_loss
 from model.qat import QatOutput
 from model.recipe import Recipe, Stage
 from model.resume import History, Record, load_progress, save_progress
+from model.selector import gumbel_noise
 from model.vit import Normalisation, Output, VisionTransformer
 from quant.config import NetworkConfig
 
@@ -53,7 +55,7 @@ class Run:
     out_dir: Path
     progress: Progress
     record: Record
-    device: str = "cpu"
+    processes: Processes = ALONE
 
 
 def train(
@@ -64,12 +66,13 @@ def train(
     out_dir: Path,
     progress: Progress,
     start: VisionTransformer | None = None,
-    device: str = "cpu",
+    processes: Processes = ALONE,
 ) -> Trained:
     """Train a network with selectors; out_dir receives dense.safetensors, pruned.safetensors and training.json.
 
     start gives the weights and the normalisation of the dense stage; without it they are drawn from the seed and
-    measured on the training pictures. Raises ValueError if out_dir holds a different training, or if it diverges.
+    measured on the training pictures. Several processes train as one, with the same result but for the order of sums.
+    Raises ValueError if out_dir holds a different training, or if it diverges.
     """
     if len(recipe.keep_ratios) != len(config.selectors):
         raise ValueError(f"keep_ratios must have {len(config.selectors)} entries, not {recipe.keep_ratios!r}")
@@ -80,8 +83,9 @@ def train(
         "normalisation": {name: list(values) for name, values in asdict(normalisation).items()},
         "num_pictures": len(train_pictures.labels),
     }
-    record = Record.open(out_dir / "training.json", description)
-    run = Run(recipe, train_pictures, out_dir, progress, record, device)
+    with processes.main_first():
+        record = Record.open(out_dir / "training.json", description)
+    run = Run(recipe, train_pictures, out_dir, progress, record, processes)
 
     torch.manual_seed(recipe.seed)
     dense = VisionTransformer(replace(config, selectors=()), normalisation)
@@ -97,8 +101,8 @@ def train(
     return Trained(
         dense,
         pruned,
-        evaluate(dense, dense.config, test_pictures),
-        evaluate(pruned, pruned.config, test_pictures),
+        evaluate(dense, dense.config, test_pictures, processes=processes),
+        evaluate(pruned, pruned.config, test_pictures, processes=processes),
     )
 
 
@@ -108,13 +112,14 @@ def _finish(
     """Return the network of a finished stage: from its file if an earlier start got so far, else by training it."""
     path, state = run.out_dir / f"{name}.safetensors", run.out_dir / f"{name}.progress.safetensors"
     if name in run.record.stages:
-        return load_network(path).to(run.device)
-    network.to(run.device)
+        return load_network(path).to(run.processes.device)
+    network.to(run.processes.device)
     history = fit(run, name, stage, network, state, teacher)
-    save_network(path, network)
     run.record.stages[name] = history
-    run.record.write()
-    state.unlink(missing_ok=True)
+    if run.processes.is_main:
+        save_network(path, network)
+        run.record.write()
+        state.unlink(missing_ok=True)
     return network
 
 
@@ -126,14 +131,17 @@ def fit(
     network maps uint8 pictures to a model.vit.Output or model.qat.QatOutput; one with selectors needs a teacher. An
     existing state is where training goes on. Returns the history of the stage.
     """
+    run.processes.check_batch_size(run.recipe.batch_size)
     optimizer = _optimizer(network, run.recipe)
     history = load_progress(state, network, optimizer) if state.exists() else []
     task = run.progress.add_task(name, total=stage.epochs, completed=len(history))
     network.train()
+    replica = run.processes.replicate(network)
     with _threads(run.recipe.num_threads):
         for epoch in range(len(history), stage.epochs):
-            history.append(_train_epoch(run, name, stage, epoch, network, optimizer, teacher))
-            save_progress(state, network, optimizer, history)
+            history.append(_train_epoch(run, name, stage, epoch, replica, optimizer, teacher))
+            if run.processes.is_main:
+                save_progress(state, network, optimizer, history)
             run.progress.update(task, advance=1, description=f"{name}: loss {history[-1]['loss']:.3f}")
     network.eval()
     return history
@@ -160,24 +168,33 @@ def _train_epoch(
     teacher: VisionTransformer | None,
 ) -> dict[str, Any]:
     """Run one epoch and return its mean loss and keep ratios."""
-    recipe, num_pictures = run.recipe, len(run.pictures.labels)
+    recipe, processes, all_labels = run.recipe, run.processes, run.pictures.labels
+    num_pictures = len(all_labels)
     rng = np.random.default_rng((recipe.seed, epoch, *name.encode()))
     torch.manual_seed(int(rng.integers(1 << 32)))  # for the selectors' noise
     num_steps = math.ceil(num_pictures / recipe.batch_size)
     losses, ratios = [], []
-    for step, (pixels, label) in enumerate(batches(run.pictures, recipe.batch_size, rng.permutation(num_pictures))):
-        pictures_u8 = torch.from_numpy(shift_pictures(pixels, recipe.max_shift, rng)).to(run.device)
-        labels = torch.from_numpy(label).to(run.device)
+    cuts = np.arange(recipe.batch_size, num_pictures, recipe.batch_size)
+    for step, batch in enumerate(np.split(rng.permutation(num_pictures), cuts)):
+        shifts = rng.integers(-recipe.max_shift, recipe.max_shift + 1, (len(batch), 2))
+        own = processes.share(batch)
+        pixels = shift_pictures(run.pictures.load(own), processes.share(shifts), recipe.max_shift)
+        pictures_u8 = torch.from_numpy(pixels).to(processes.device)
+        labels = torch.from_numpy(all_labels[own]).to(processes.device)
         position = (epoch * num_steps + step) / (stage.epochs * num_steps)
         for group in optimizer.param_groups:
             group["lr"] = stage.learning_rate * group["factor"] * _warmup_cosine(position)
         explored = min(1.0, position / stage.exploration) if stage.exploration else 1.0
 
-        output = network(pictures_u8, noise=1 - explored) if explored < 1 else network(pictures_u8)
-        loss = class_loss(output.logits, labels, recipe.label_smoothing)
+        if teacher and explored < 1:
+            noise = (1 - explored) * gumbel_noise(len(batch), len(recipe.keep_ratios), teacher.config.num_tokens)
+            output = network(pictures_u8, noise=processes.share(noise).to(processes.device))
+        else:
+            output = network(pictures_u8)
+        loss = class_loss(output.logits, labels, recipe.label_smoothing, processes.mean)
         if teacher:
             targets = [1 - explored * (1 - ratio) for ratio in recipe.keep_ratios]
-            loss = loss + _teacher_loss(recipe, output, teacher, pictures_u8, targets)
+            loss = loss + _teacher_loss(recipe, output, teacher, pictures_u8, targets, processes.mean)
         if not loss.isfinite():
             raise ValueError(f"learning_rate of stage {name} must be lower: the loss is {loss.item()} in epoch {epoch}")
         optimizer.zero_grad()
@@ -185,23 +202,28 @@ def _train_epoch(
         nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
         optimizer.step()
         losses.append(loss.item())
-        ratios.append([mask.mean().item() for mask in output.keep_masks])
+        ratios.append([processes.mean(mask).item() for mask in output.keep_masks])
     return {"loss": float(np.mean(losses)), "keep_ratios": np.mean(ratios, axis=0).tolist()}
 
 
 def _teacher_loss(
-    recipe: Recipe, output: Output | QatOutput, teacher: VisionTransformer, pictures_u8: Tensor, targets: list[float]
+    recipe: Recipe,
+    output: Output | QatOutput,
+    teacher: VisionTransformer,
+    pictures_u8: Tensor,
+    targets: list[float],
+    mean: Mean,
 ) -> Tensor:
     """Return what a stage with a teacher adds: distillation and, for a network with selectors, the keep ratios."""
     with torch.no_grad():
         expected = teacher(pictures_u8)
-    loss = recipe.logit_weight * logit_distillation_loss(output.logits, expected.logits)
+    loss = recipe.logit_weight * logit_distillation_loss(output.logits, expected.logits, mean)
     if not output.keep_masks:
         return loss
     if isinstance(output, Output):  # the 8-bit network normalises only CLS at its end
-        tokens = token_distillation_loss(output.tokens, expected.tokens, output.keep_masks[-1])
+        tokens = token_distillation_loss(output.tokens, expected.tokens, output.keep_masks[-1], mean)
         loss = loss + recipe.token_weight * tokens
-    return loss + recipe.ratio_weight * keep_ratio_loss(output.keep_masks, targets)
+    return loss + recipe.ratio_weight * keep_ratio_loss(output.keep_masks, targets, mean)
 
 
 def _warmup_cosine(position: float) -> float:

@@ -157,8 +157,8 @@ class VisionTransformer(nn.Module):
         patches = self.patch_embed((pictures_u8 / 255 - mean) / std)
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
 
-    def forward(self, pictures_u8: Tensor, noise: float = 0.0) -> Output:
-        """Run the masked path; noise scales the Gumbel noise of the selectors (model/selector.py)."""
+    def forward(self, pictures_u8: Tensor, noise: Tensor | None = None) -> Output:
+        """Run the masked path; noise (B, selectors, 1 + patches) explores other decisions (model/selector.py)."""
         x = self.embed(pictures_u8)
         valid = x.new_ones(x.shape[:2])
         if self.config.selectors:  # the package slot, empty until something is pruned
@@ -167,9 +167,9 @@ class VisionTransformer(nn.Module):
         masks, scores, num_tokens = [], [], []
         for index, block in enumerate(self.blocks):
             if index in self.config.selectors:
-                selector = self.selectors[self.config.selectors.index(index)]
-                score = selector(x, valid)
-                x, valid = select_masked(x, score, valid, noise, self.has_package)
+                stage = self.config.selectors.index(index)
+                score = self.selectors[stage](x, valid)
+                x, valid = select_masked(x, score, valid, None if noise is None else noise[:, stage], self.has_package)
                 masks.append(valid[:, patches])
                 scores.append(score[:, patches])
                 num_tokens.append(valid.detach().sum(-1).long())

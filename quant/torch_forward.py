@@ -104,7 +104,7 @@ def _patches(net: TorchLayers, pictures_u8: Tensor) -> Quantized:
 
     def flatten(x: Tensor) -> Tensor:
         grid = x.reshape(-1, chans, side, patch, side, patch).permute(0, 2, 4, 1, 3, 5)  # (B, row, col, C, P, P)
-        return functional.pad(grid.reshape(len(x), side * side, -1), (0, 0, 1, 0))
+        return functional.pad(grid.flatten(3).flatten(1, 2), (0, 0, 1, 0))
 
     pixels = pictures_u8.flatten(2)  # (B, C, S * S)
     if net.mode is Mode.FLOAT:

@@ -93,7 +93,7 @@ def _head_score(net: TorchLayers, normed: Quantized, valid: Tensor, stage: int) 
     hidden_affine, score_affine = net.affine(f"{name}.head1"), net.affine(f"{name}.head_score")
 
     def hidden() -> Tensor:
-        head_means = normed.value.reshape(*normed.value.shape[:-1], heads, -1).mean(dim=-1)  # (B, N, H)
+        head_means = torch.unflatten(normed.value, -1, (heads, -1)).mean(dim=-1)  # (B, N, H)
         return polynomial_gelu(functional.linear(head_means, *hidden_affine), 1.0)
 
     head1 = net.tap(

@@ -203,11 +203,18 @@ def test_batches_cover_everything_once_in_order() -> None:
 def test_shift_moves_and_fills_with_zero() -> None:
     pixels = np.full((200, 1, 4, 4), 9, np.uint8)
     pixels[:, :, 0, 0] = 7
-    shifted = shift_pictures(pixels, 2, np.random.default_rng(0))
+    shifts = np.random.default_rng(0).integers(-2, 3, (200, 2))
+    shifted = shift_pictures(pixels, shifts, 2)
     offsets = {tuple(np.argwhere(image[0] == 7)[0]) for image in shifted if (image == 7).any()}
     assert offsets == {(row, column) for row in range(3) for column in range(3)}
     assert all((image[0, :row] == 0).all() for image in shifted for row, _ in np.argwhere(image[0] == 7))
-    assert shift_pictures(pixels, 0, np.random.default_rng(0)) is pixels
+    assert shift_pictures(pixels[:1], np.array([[2, -1]]), 2)[0, 0].tolist() == [
+        [0, 9, 9, 9],
+        [0, 9, 9, 9],
+        [0] * 4,
+        [0] * 4,
+    ]
+    assert shift_pictures(pixels, np.zeros((200, 2), np.int64), 0) is pixels
 
 
 def test_encoded_pictures_of_two_kinds_agree(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.selector import HeadLinear, TokenSelector, keep_mask, keep_scores, package_token, select_masked
+from model.selector import HeadLinear, TokenSelector, gumbel_noise, keep_mask, keep_scores, package_token, select_masked
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -90,11 +90,11 @@ def test_mask_keeps_cls_includes_the_threshold_and_revives_nothing() -> None:
     assert keep_mask(scores, valid).tolist() == [[1, 1, 0, 0]]
 
 
-@pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_mask_is_binary_with_gradients_for_all_patches(noise: float) -> None:
+@pytest.mark.parametrize("is_noisy", [False, True])
+def test_mask_is_binary_with_gradients_for_all_patches(is_noisy: bool) -> None:
     torch.manual_seed(3)
     scores = torch.rand(2, 30).requires_grad_()
-    mask = keep_mask(scores, torch.ones(2, 30), noise)
+    mask = keep_mask(scores, torch.ones(2, 30), gumbel_noise(2, 1, 30)[:, 0] if is_noisy else None)
     assert set(mask.flatten().tolist()) == {0.0, 1.0}
     (gradient,) = torch.autograd.grad(mask.sum(), scores)
     assert (gradient[:, 0] == 0).all() and (gradient[:, 1:] > 0).all()
@@ -103,7 +103,8 @@ def test_mask_is_binary_with_gradients_for_all_patches(noise: float) -> None:
 def test_noise_follows_the_scores() -> None:
     torch.manual_seed(0)
     scores = torch.tensor([0.0, 0.2, 0.7]).expand(20000, 3)
-    shares = keep_mask(scores, torch.ones(20000, 3), noise=1.0).mean(0)
+    noise = gumbel_noise(20000, 1, 3)[:, 0]
+    shares = keep_mask(scores, torch.ones(20000, 3), noise).mean(0)
     torch.testing.assert_close(shares, torch.tensor([1.0, 0.2, 0.7]), atol=0.02, rtol=0)
 
 

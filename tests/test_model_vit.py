@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import NETWORKS
+from model.selector import gumbel_noise
 from model.vit import IMAGENET, Normalisation, VisionTransformer
 from quant.config import NetworkConfig
 
@@ -143,7 +144,7 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
 def test_every_parameter_learns() -> None:
     torch.manual_seed(0)
     source = network(seed=2)
-    output = source(pictures(8), noise=1.0)
+    output = source(pictures(8), gumbel_noise(8, 2, TINY.num_tokens))
     (output.logits.square().sum() + output.tokens.square().sum()).backward()
     without = [name for name, value in source.named_parameters() if value.grad is None or not value.grad.any()]
     assert without == []
