@@ -168,7 +168,8 @@ class VisionTransformer(nn.Module):
         for index, block in enumerate(self.blocks):
             if index in self.config.selectors:
                 stage = self.config.selectors.index(index)
-                score = self.selectors[stage](x, valid)
+                with torch.autocast(x.device.type, enabled=False):  # scores meet a threshold: they stay precise
+                    score = self.selectors[stage](x, valid)
                 x, valid = select_masked(x, score, valid, None if noise is None else noise[:, stage], self.has_package)
                 masks.append(valid[:, patches])
                 scores.append(score[:, patches])
