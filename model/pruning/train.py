@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.approx import Kernels
 from model.checkpoint import load_network, save_network
 from model.data import SubsetPictures, batches
 from model.inference import infer
@@ -62,8 +61,6 @@ def prune(run: Run, plan: PruningPlan, dense: VisionTransformer, table: LatencyT
     held_out_u8 = run.pictures.load(numbers[: plan.held_out])
     run = replace(run, pictures=SubsetPictures(run.pictures, numbers[plan.held_out :]))
     dense.to(run.processes.device).eval()
-    if (config.delta1, config.delta2) == (1.0, 1.0):
-        dense.kernels = Kernels.FUSED
     with threads(plan.recipe.num_threads):
         candidates = _warm_start(run, plan, dense)
         results: list[Pruned] = []

@@ -92,5 +92,6 @@ def set_keep_ratios(network: VisionTransformer, pictures_u8: Tensor, keep_ratios
             is_kept = (selector(tokens.residual, tokens.valid.float()) >= KEEP_THRESHOLD) & candidates
             kept = is_kept.sum() / (len(is_kept) * network.config.num_patches)
             low, high = (low, middle) if kept > keep_ratios[stage] else (middle, high)
+        bias.copy_(original + bias.new_tensor([low, 0.0]))
 
     infer_from(network, network.embed(pictures_u8), 0, network.kernels, before_selection=shift)
