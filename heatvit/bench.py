@@ -22,6 +22,7 @@ from hw.program import compile_network
 from model.evaluate import layer_macs, macs
 from quant.config import NetworkConfig
 from quant.network import U8, IntegerNetwork
+from quant.network_file import load_network
 from sim.measure import Measurement, TimedRun, measure, time_pictures
 from sim.process import DdrModel
 from sim.profile import profile_run
@@ -42,19 +43,21 @@ def bench_cycles(
     folder: Path | None,
     report: Report,
 ) -> dict[str, Any]:
-    """Quantize a network after training, run `count` pictures on the RTL, compare every layer, count cycles.
+    """Run `count` pictures of a network on the RTL, compare every layer, count cycles; float weights are quantized.
 
     batch pictures share a run, and the weights that are loaded for it; cycles, bytes and layers are per picture.
-    keep holds the mean live tokens after each selector, none: no selectors; the thresholds are set on calibration
-    pictures. With it, the first run is also made without selectors, and the cycles are scaled from the work that the
-    pictures happened to need to scale_gmac, by default that of exactly the counts in keep.
+    keep holds the mean live tokens after each selector, none: no selectors, or those of an integer network; the
+    thresholds are set on calibration pictures. With selectors, the first run is also made without them, and the cycles
+    are scaled from the work that the pictures happened to need to scale_gmac, by default that of the counts in keep.
     folder, if given, gets the files of heatvit.cycle_report, provided that every run ended.
     """
     config = subject.load_config()
-    network = subject.quantize(bool(keep), report)
+    if keep and subject.is_integer:
+        raise ValueError(f"--keep needs float weights; the thresholds of {subject.weights} are its own")
+    network = load_network(subject.weights) if subject.is_integer else subject.quantize(bool(keep), report)
     if keep:
         network = with_token_counts(network, subject.calibration_pictures()[:THRESHOLD_PICTURES], keep)
-    pictures_u8 = subject.load_pictures(count)
+    pictures_u8 = subject.load_pictures(network.config, count)
     if len(pictures_u8) % batch:
         raise ValueError(f"pictures must be a multiple of the {batch} that share a run, not {len(pictures_u8)}")
     compile_network(network, config, pictures=batch)  # what does not fit is told before the long build
@@ -75,11 +78,11 @@ def bench_cycles(
         **summarise(measured, network.config, config, ddr),
     }
     has_cycles = "layers" in result
-    if has_cycles and keep:
+    if has_cycles and network.config.selectors:
         dense = _run_dense(network, pictures_u8[:batch], config, model, ddr, report)
         result["mismatches"] += dense.mismatches
         result["first_problem"] = result["first_problem"] or dense.problem or None
-        target = macs(network.config, keep) / 1e9 if scale_gmac is None else scale_gmac
+        target = scale_gmac or (macs(network.config, keep) / 1e9 if keep else result["gmac"])
         if not dense.failure:
             result |= _pruning(result, network.config, dense.outcome.cycles / batch, target)
     if has_cycles and folder is not None:

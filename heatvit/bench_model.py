@@ -51,7 +51,7 @@ def bench_model(subject: Subject, settings: Sequence[Sequence[int]], report: Rep
     """
     settings = settings or default_settings(load_network_config(subject.network))
     network = subject.quantize(True, report)
-    picture_u8, config = subject.load_pictures(1), subject.load_config()
+    picture_u8, config = subject.load_pictures(network.config, 1), subject.load_config()
     variants = []
     for done, keep in enumerate(settings):
         report("set thresholds", done, len(settings))

@@ -30,7 +30,12 @@ app = typer.Typer(help="Measure the simulated accelerator, and software.", no_ar
 
 @app.command("cycles")
 def bench_cycles(
-    weights: Weights,
+    weights: Annotated[
+        Path,
+        typer.Option(
+            "--weights", metavar="FILE", help="Float weights with timm's names, or an integer network as it is."
+        ),
+    ],
     images: Images,
     network: Network = "deit_tiny",
     keep: Annotated[
@@ -69,7 +74,7 @@ def bench_cycles(
 
     subject = Subject(network, weights, images, config, calibrate, work)
     counts = whole_numbers("--keep", keep)
-    if scale_gmac is not None and not counts:
+    if scale_gmac is not None and not (counts or subject.is_integer):
         raise ValueError("--scale-gmac needs --keep: the work of a dense network is always the same")
     with show_progress() as progress:
         result = bench.bench_cycles(subject, count or batch, batch, counts, scale_gmac, report, reporter(progress))

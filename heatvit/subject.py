@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from heatvit.files import file_digest
-from heatvit.flow import load_all
+from heatvit.flow import is_integer_network, load_all
 from heatvit.pictures import open_pictures
 from heatvit.progress import Report
 from hw.config import AccelConfig, load_config
@@ -18,6 +18,7 @@ from model.checkpoint import load_timm
 from model.config import load_network_config
 from model.data import SubsetPictures
 from model.vit import IMAGENET
+from quant.config import NetworkConfig
 from quant.convert import convert
 from quant.network import U8, IntegerNetwork
 from sim.cosim import build_process_core
@@ -30,7 +31,8 @@ CALIBRATION_PICTURES = 16
 class Subject:
     """A network, its pictures and an accelerator, by name.
 
-    weights is a timm state dict; selectors that it does not hold are random: good for cycles, not for accuracy.
+    weights is a timm state dict, whose topology is `network`; selectors that it does not hold are random: good for
+    cycles, not for accuracy. Or it is an integer network, which is taken as it is.
     calibrate names the pictures that fix the scales; by default the last of `images`, which must not be among those
     measured. work is the folder of generated files and builds.
     """
@@ -46,9 +48,14 @@ class Subject:
         """Return the accelerator."""
         return load_config(self.config)
 
-    def load_pictures(self, count: int) -> U8:
-        """Return the first `count` pictures (B, in_chans, image_size, image_size)."""
-        return load_all(open_pictures(self.images, load_network_config(self.network), count)[0])
+    @property
+    def is_integer(self) -> bool:
+        """Whether the weights are an integer network."""
+        return self.weights.suffix == ".safetensors" and self.weights.is_file() and is_integer_network(self.weights)
+
+    def load_pictures(self, topology: NetworkConfig, count: int) -> U8:
+        """Return the first `count` pictures (B, in_chans, image_size, image_size) of a topology."""
+        return load_all(open_pictures(self.images, topology, count)[0])
 
     def calibration_pictures(self) -> U8:
         """Return the last pictures of the calibration source."""

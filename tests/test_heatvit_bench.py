@@ -32,6 +32,9 @@ from model.config import NETWORKS
 from model.evaluate import layer_macs, macs
 from model.vit import IMAGENET, VisionTransformer
 from quant.config import NetworkConfig
+from quant.network_file import save_network
+from quant.reference import run
+from quant.synthetic import random_network
 from sim.process import DescriptorTimes
 from sim.profile import profile_run
 
@@ -204,6 +207,22 @@ def test_command_measures_a_network(
     monkeypatch.setattr(bench, "measure", wrong)
     assert cli.main(inputs) == 1
     assert json.loads((tmp_path / "result.json").read_text())["mismatches"] == 3
+
+
+@pytest.mark.verilator
+def test_command_measures_an_integer_network(
+    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = random_network(np.random.default_rng(3), SMALL)
+    save_network(network, tmp_path / "network.safetensors")
+    assert cli.main([*inputs, f"--weights={tmp_path / 'network.safetensors'}", "--network=none"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    pictures = [np.asarray(Image.open(tmp_path / "pictures" / f"{index}.png")).transpose(2, 0, 1) for index in (0, 1)]
+    kept = [run(network, picture).tokens for picture in pictures]
+    assert result["tokens"] == [[5, len(tokens[0])] for tokens in kept] and result["mismatches"] == 0
+    assert result["scaled_cycles"] == pytest.approx(result["cycles_per_picture"]) and "selector_cost" in result
+    assert cli.main([*inputs, f"--weights={tmp_path / 'network.safetensors'}", "--keep=4"]) == 2
+    assert "--keep needs float weights" in capsys.readouterr().err
 
 
 def test_default_settings() -> None:
