@@ -37,9 +37,8 @@ def class_files(folder: Path) -> list[list[str]]:
     for member in sub_folders(folder):
         files.append(picture_files(member))
         if not files[-1]:
-            wrong = (
-                "is a set of its own" if _is_labelled(member) else f"holds no picture ({', '.join(PICTURE_SUFFIXES)})"
-            )
+            kinds = ", ".join(PICTURE_SUFFIXES)
+            wrong = "is a set of its own" if _is_labelled(member) else f"holds no picture ({kinds})"
             raise ValueError(f"{folder} must hold one sub-folder a class, but {member} {wrong}")
     return files
 

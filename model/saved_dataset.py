@@ -95,6 +95,7 @@ def _read(folder: Path) -> tuple[Any, dict[str, Any]]:
         files = [folder / entry["filename"] for entry in json.loads((folder / STATE_FILE).read_text())["_data_files"]]
         tables = [pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all() for file in files]
         table = pyarrow.concat_tables(tables)
+        table.validate(full=True)  # offsets that point outside the file are an error here and a crash later
         features: dict[str, Any] = json.loads(table.schema.metadata[FEATURES_KEY])["info"]["features"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"data set {folder} cannot be read: {type(error).__name__}: {error}") from error

@@ -108,6 +108,11 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         second.write_bytes(broken)
         with pytest.raises(ValueError, match=r"data set .*set cannot be read: "):
             load_pictures(str(folder), COLOUR)
+    start, end = (len(encoded_picture(seed)) for seed in (4, 5))
+    place = content.index(np.array([0, start, start + end], np.int32).tobytes())  # offsets of its first two pictures
+    second.write_bytes(content[: place + 4] + b"\xff\xff\xff\x3f" + content[place + 8 :])
+    with pytest.raises(ValueError, match=r"data set .*set cannot be read: ArrowInvalid: .* out of bounds"):
+        load_pictures(str(folder), COLOUR)
     second.unlink()
     with pytest.raises(ValueError, match=r"data set .*set cannot be read: FileNotFoundError: .*data-00001"):
         load_pictures(str(folder), COLOUR)
