@@ -49,6 +49,15 @@ app.add_typer(cli_bench.app, name="bench")
 
 @app.command()
 def train(
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Put selectors into a trained network under latency limits, by this .toml or .json file, which says "
+            "everything but --out and --device.",
+        ),
+    ] = None,
     recipe: Annotated[
         str, typer.Option("--recipe", metavar="NAME|FILE", help="How to train: digits, or a .json or .toml file.")
     ] = "digits",
@@ -60,17 +69,23 @@ def train(
     ] = "cpu",
     json_file: JsonFile = None,
 ) -> int:
-    """Train a float network; a second call continues where an interrupted one stopped.
+    """Train a network from scratch, or selectors in a trained one; a second call continues an interrupted one.
 
     Example: `heatvit train --recipe digits --out build/digits`
+
+    Example: `heatvit train --config configs/deit_tiny_heatvit.toml --out build/deit_tiny_heatvit`
 
     In several processes, with the result of one: `torchrun --nproc-per-node 2 -m heatvit train --recipe digits`
     """
     from heatvit import flow
+    from heatvit.prune import train_by_plan
     from model.distributed import open_processes
 
     with open_processes(device) as processes, show_progress(processes.is_main) as progress:
-        result = flow.train_network(recipe, network, images, out, progress, processes)
+        if plan is not None:
+            result = train_by_plan(plan, out, progress, processes)
+        else:
+            result = flow.train_network(recipe, network, images, out, progress, processes)
     return finish(f"trained: {out}", result, json_file) if processes.is_main else 0
 
 

@@ -20,10 +20,11 @@ from heatvit.golden import BATCH
 from heatvit.paired import label_ranks, mcnemar_p
 from heatvit.pictures import first, open_pictures
 from heatvit.progress import Report
+from model.approx import Kernels
 from model.checkpoint import load_any
 from model.config import load_network_config
 from model.data import Pictures, batches
-from model.inference import Kernels, infer
+from model.inference import infer
 from model.vit import IMAGENET, VisionTransformer
 from quant.convert import calibrate, check_parameters, export
 from quant.fast_golden import FastGolden

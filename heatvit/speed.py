@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from heatvit.progress import Report
+from model.approx import Kernels
 from model.config import load_network_config
 from model.evaluate import macs
-from model.inference import Kernels, infer
+from model.inference import infer
 from model.vit import Normalisation, VisionTransformer
 
 BATCHES = (1, 32)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.approx import Kernels
 from model.files import whole_file
 from model.npz import read_npz
 from model.vit import Normalisation, VisionTransformer
@@ -45,11 +46,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_network(path: Path, network: VisionTransformer) -> None:
-    """Write weights, topology and normalisation to one safetensors file."""
+    """Write weights, topology, normalisation and how it computes to one safetensors file."""
     metadata = {
         "format": FORMAT,
         "config": network.config.to_dict(),
         "normalisation": asdict(network.normalisation),
+        "kernels": network.kernels.value,
+        "has_package": network.has_package,
     }
     write_tensors(path, network.state_dict(), metadata)
 
@@ -62,7 +65,8 @@ def load_network(path: Path) -> VisionTransformer:
     try:
         config = NetworkConfig.from_dict(metadata["config"])
         normalisation = Normalisation(**{name: tuple(values) for name, values in metadata["normalisation"].items()})
-        network = VisionTransformer(config, normalisation)
+        kernels = Kernels(metadata.get("kernels", Kernels.TRAINED.value))
+        network = VisionTransformer(config, normalisation, kernels, bool(metadata.get("has_package", True)))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"checkpoint {path} describes no network: {error}") from error
     check_tensors(tensors, network.state_dict(), str(path))
@@ -94,9 +98,13 @@ def load_any(path: Path, config: NetworkConfig, normalisation: Normalisation) ->
 def _from_state(
     state_dict: Mapping[str, Tensor], path: Path, config: NetworkConfig, normalisation: Normalisation
 ) -> VisionTransformer:
-    """Build a network from timm's tensors; selectors that they lack stay freshly initialised."""
+    """Build a network from timm's tensors; selectors that they lack stay freshly initialised.
+
+    Such weights were trained with the exact functions, which the polynomials of delta 1 approximate.
+    """
     tensors = {name: tensor.float() for name, tensor in state_dict.items()}
-    network = VisionTransformer(config, normalisation)
+    kernels = Kernels.FUSED if (config.delta1, config.delta2) == (1.0, 1.0) else Kernels.TRAINED
+    network = VisionTransformer(config, normalisation, kernels)
     state = network.state_dict()
     if not any(name.startswith("selectors.") for name in tensors):
         tensors |= {name: tensor for name, tensor in state.items() if name.startswith("selectors.")}

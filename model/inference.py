@@ -6,28 +6,17 @@ largest token count that a picture of it has left; what others have less is padd
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import Enum
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.approx import Kernels, check_kernels
 from model.selector import TokenSelector, keep_mask, package_token
 from model.vit import Block, VisionTransformer
 from quant.live_tokens import LiveTokens
-
-
-class Kernels(Enum):
-    """What computes softmax and GELU.
-
-    TRAINED: the polynomials that networks of this project are trained with. FUSED: torch's own exact functions, which
-    are much faster and are what a timm checkpoint was trained with; only for delta1 = delta2 = 1.
-    """
-
-    TRAINED = "trained"
-    FUSED = "fused"
 
 
 class Inference(NamedTuple):
@@ -54,20 +43,41 @@ def infer(
     token_counts, one per selector, replaces the threshold: a selector leaves that many tokens, CLS and the package
     included, and of the patches those with the highest scores.
     """
+    return infer_from(network, network.embed(pictures_u8), 0, kernels, token_counts)
+
+
+@torch.inference_mode()
+def infer_from(
+    network: VisionTransformer,
+    residual: Tensor,
+    first_block: int,
+    kernels: Kernels = Kernels.TRAINED,
+    token_counts: Sequence[int] | None = None,
+    before_selection: Callable[[int, LiveTokens], None] | None = None,
+) -> Inference:
+    """Run the blocks from first_block on, on the tokens (B, 1 + patches, D) that enter it; otherwise as `infer`.
+
+    No selector may sit before an earlier block. before_selection(stage, tokens) is called with what each selector sees.
+    """
     config = network.config
-    if kernels is Kernels.FUSED and (config.delta1, config.delta2) != (1.0, 1.0):
-        raise ValueError(f"fused kernels need delta1 and delta2 of 1, not {config.delta1!r} and {config.delta2!r}")
+    check_kernels(kernels, config.delta1, config.delta2)
+    if min(config.selectors, default=first_block) < first_block:
+        raise ValueError(f"first_block must be at most {config.selectors[0]}, not {first_block!r}")
     if token_counts is not None and (len(token_counts) != len(config.selectors) or min(token_counts, default=2) < 2):
         raise ValueError(f"token_counts must be {len(config.selectors)} numbers of at least 2, not {token_counts!r}")
-    tokens = LiveTokens.all_of(network.embed(pictures_u8))
+    tokens = LiveTokens.all_of(residual)
     kept: list[Tensor] = []
     num_tokens: list[Tensor] = []
-    for number, block in enumerate(network.blocks):
+    for number, block in enumerate(network.blocks[first_block:], first_block):
         if number in config.selectors:
             stage = config.selectors.index(number)
             selector = network.selectors[stage]
             assert isinstance(selector, TokenSelector)
-            tokens = _select(selector, tokens, None if token_counts is None else token_counts[stage])
+            if before_selection:
+                before_selection(stage, tokens)
+            tokens = _select(
+                selector, tokens, None if token_counts is None else token_counts[stage], network.has_package
+            )
             kept.append(_live_patches(tokens, config.num_patches))
             num_tokens.append(tokens.count)
         assert isinstance(block, Block)
@@ -76,7 +86,7 @@ def infer(
     return Inference(network.head(network.norm(tokens.residual[:, 0])), kept, num_tokens)
 
 
-def _select(selector: TokenSelector, tokens: LiveTokens, token_count: int | None) -> LiveTokens:
+def _select(selector: TokenSelector, tokens: LiveTokens, token_count: int | None, has_package: bool) -> LiveTokens:
     """Apply a selector: by its threshold, or down to a token count."""
     valid = tokens.valid
     score = selector(tokens.residual, valid.to(torch.float32))
@@ -86,9 +96,10 @@ def _select(selector: TokenSelector, tokens: LiveTokens, token_count: int | None
     else:
         ranked = score.masked_fill(~candidates, -1.0)
         ranked[:, 0] = 2.0  # CLS is above every score
-        best = ranked.topk(min(token_count - 1, ranked.shape[1]), dim=1).indices  # one place is the package's
+        places = token_count - has_package
+        best = ranked.topk(min(places, ranked.shape[1]), dim=1).indices
         kept = torch.zeros_like(valid).scatter(1, best, True) & candidates
-    merged = valid & ~kept
+    merged = valid & ~kept & has_package
     return tokens.select(kept, merged, package_token(tokens.residual, score, merged.to(torch.float32))[:, 0])
 
 

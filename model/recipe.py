@@ -7,6 +7,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from model.data import Border
+
+BORDERS = tuple(border.value for border in Border)
+PRECISIONS = ("float32", "bfloat16")
+FILE_KINDS = (".json", ".toml")
+LOSS_WEIGHTS = ("class_weight", "logit_weight", "token_weight", "ratio_weight")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -34,8 +41,11 @@ class Recipe:
     """How to train: a dense network, then its selectors, then the 8-bit network.
 
     keep_ratios is the target share of the picture's patches after each selector, not increasing. The selectors learn
-    with selector_factor times the stage's learning rate. max_shift is the augmentation in pixels. logit_weight and
-    token_weight scale the distillation from the dense network, ratio_weight the keep-ratio loss (model/losses.py).
+    with selector_factor times the stage's learning rate. Augmentation: max_shift in pixels, border what comes in there
+    (the values of model.data.Border); is_flipped mirrors half of the pictures. class_weight scales the loss of the
+    labels, which are not needed where it is 0, logit_weight and token_weight the distillation from the dense network,
+    ratio_weight the keep-ratio loss (model/losses.py). precision is that of a float network's products, float32 or
+    bfloat16.
     A seed repeats a training exactly for the same num_threads of torch on the same machine.
     """
 
@@ -49,7 +59,11 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     max_shift: int = 0
+    border: str = "constant"
+    is_flipped: bool = False
+    precision: str = "float32"
     selector_factor: float = 4.0
+    class_weight: float = 1.0
     logit_weight: float = 0.5
     token_weight: float = 0.5
     ratio_weight: float = 2.0
@@ -62,7 +76,10 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
-        for name in ("weight_decay", "selector_factor", "logit_weight", "token_weight", "ratio_weight"):
+        for name, allowed in (("border", BORDERS), ("precision", PRECISIONS), ("is_flipped", (False, True))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
+        for name in ("weight_decay", "selector_factor", *LOSS_WEIGHTS):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
         if not 0 <= self.label_smoothing < 1:
@@ -106,15 +123,22 @@ def load_recipe(name_or_path: str) -> Recipe:
     if name_or_path in RECIPES:
         return RECIPES[name_or_path]
     path = Path(name_or_path)
-    if path.suffix not in (".json", ".toml") or not path.is_file():
+    if path.suffix not in FILE_KINDS or not path.is_file():
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)} or a .json or .toml file, not {name_or_path!r}")
+    return Recipe.from_dict(read_settings(path))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return what a .json or .toml file says. Raises ValueError naming the file."""
+    if path.suffix not in FILE_KINDS or not path.is_file():
+        raise ValueError(f"settings must be a .json or .toml file that exists, not {str(path)!r}")
     try:
         values = _parse(path.suffix, path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"recipe file {name_or_path!r} cannot be read: {error}") from error
+        raise ValueError(f"settings file {str(path)!r} cannot be read: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"recipe file {name_or_path!r} must hold an object")
-    return Recipe.from_dict(values)
+        raise ValueError(f"settings file {str(path)!r} must hold an object")
+    return values
 
 
 def _parse(suffix: str, text: str) -> Any:

@@ -107,14 +107,16 @@ def package_token(tokens: Tensor, scores: Tensor, pruned: Tensor) -> Tensor:
     return weight.unsqueeze(1) @ tokens
 
 
-def select_masked(tokens: Tensor, scores: Tensor, valid: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def select_masked(
+    tokens: Tensor, scores: Tensor, valid: Tensor, noise: Tensor | None = None, has_package: bool = True
+) -> tuple[Tensor, Tensor]:
     """Return (tokens, valid) after selection, every slot in place and the package in the last one.
 
-    tokens (B, N+1, D), scores and valid (B, N+1): N slots of CLS and patches, then the package slot. noise (B, N) is
-    that of `keep_mask`.
+    tokens (B, N+1, D), scores and valid (B, N+1): N slots of CLS and patches, then the package slot, which stays empty
+    without has_package. noise (B, N) is that of `keep_mask`.
     """
     mask = keep_mask(scores[:, :-1], valid[:, :-1], noise)
     pruned = valid - nn.functional.pad(mask, (0, 1))  # an incoming package is always merged
     package = package_token(tokens, scores, pruned)
-    has_package = (pruned.detach().sum(-1, keepdim=True) > 0).to(valid.dtype)
-    return torch.cat([tokens[:, :-1], package], dim=1), torch.cat([mask, has_package], dim=1)
+    is_packed = (pruned.detach().sum(-1, keepdim=True) > 0).to(valid.dtype) * has_package
+    return torch.cat([tokens[:, :-1], package], dim=1), torch.cat([mask, is_packed], dim=1)

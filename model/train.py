@@ -7,6 +7,7 @@ ends with a checkpoint, so the result is that of a run without interruption.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from model.checkpoint import load_network, save_network
-from model.data import Pictures, shift_pictures
+from model.data import Border, Pictures, shift_pictures
 from model.distributed import ALONE, Mean, Processes
 from model.evaluate import Evaluation, evaluate
 from model.losses import class_loss, keep_ratio_loss, logit_distillation_loss, token_distillation_loss
@@ -137,7 +138,7 @@ def fit(
     task = run.progress.add_task(name, total=stage.epochs, completed=len(history))
     network.train()
     replica = run.processes.replicate(network)
-    with _threads(run.recipe.num_threads):
+    with threads(run.recipe.num_threads):
         for epoch in range(len(history), stage.epochs):
             history.append(_train_epoch(run, name, stage, epoch, replica, optimizer, teacher))
             if run.processes.is_main:
@@ -148,7 +149,7 @@ def fit(
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """Let torch use this many CPU threads: sums, and so results, depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -167,66 +168,74 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     teacher: VisionTransformer | None,
 ) -> dict[str, Any]:
-    """Run one epoch and return its mean loss and keep ratios."""
+    """Run one epoch and return its mean loss, the terms of it before they are weighted, and the keep ratios."""
     recipe, processes, all_labels = run.recipe, run.processes, run.pictures.labels
     num_pictures = len(all_labels)
     rng = np.random.default_rng((recipe.seed, epoch, *name.encode()))
     torch.manual_seed(int(rng.integers(1 << 32)))  # for the selectors' noise
     num_steps = math.ceil(num_pictures / recipe.batch_size)
-    losses, ratios = [], []
+    losses: defaultdict[str, list[float]] = defaultdict(list)
+    ratios = []
     cuts = np.arange(recipe.batch_size, num_pictures, recipe.batch_size)
     for step, batch in enumerate(np.split(rng.permutation(num_pictures), cuts)):
         shifts = rng.integers(-recipe.max_shift, recipe.max_shift + 1, (len(batch), 2))
         own = processes.share(batch)
-        pixels = shift_pictures(run.pictures.load(own), processes.share(shifts), recipe.max_shift)
+        pixels = shift_pictures(
+            run.pictures.load(own), processes.share(shifts), recipe.max_shift, Border(recipe.border)
+        )
+        if recipe.is_flipped:
+            is_mirrored = processes.share(rng.integers(0, 2, len(batch)).astype(bool))
+            pixels = np.where(is_mirrored[:, None, None, None], pixels[..., ::-1], pixels)
         pictures_u8 = torch.from_numpy(pixels).to(processes.device)
         labels = torch.from_numpy(all_labels[own]).to(processes.device)
         position = (epoch * num_steps + step) / (stage.epochs * num_steps)
         for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * group["factor"] * _warmup_cosine(position)
+            group["lr"] = stage.learning_rate * group["factor"] * warmup_cosine(position)
         explored = min(1.0, position / stage.exploration) if stage.exploration else 1.0
 
-        if teacher and explored < 1:
-            noise = (1 - explored) * gumbel_noise(len(batch), len(recipe.keep_ratios), teacher.config.num_tokens)
-            output = network(pictures_u8, noise=processes.share(noise).to(processes.device))
-        else:
-            output = network(pictures_u8)
-        loss = class_loss(output.logits, labels, recipe.label_smoothing, processes.mean)
-        if teacher:
-            targets = [1 - explored * (1 - ratio) for ratio in recipe.keep_ratios]
-            loss = loss + _teacher_loss(recipe, output, teacher, pictures_u8, targets, processes.mean)
+        with torch.autocast(processes.device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            if teacher and explored < 1:
+                noise = (1 - explored) * gumbel_noise(len(batch), len(recipe.keep_ratios), teacher.config.num_tokens)
+                output = network(pictures_u8, noise=processes.share(noise).to(processes.device))
+            else:
+                output = network(pictures_u8)
+            terms = {"class": class_loss(output.logits, labels, recipe.label_smoothing, processes.mean)}
+            if teacher:
+                targets = [1 - explored * (1 - ratio) for ratio in recipe.keep_ratios]
+                terms |= _teacher_terms(output, teacher, pictures_u8, targets, processes.mean)
+        loss = torch.stack([getattr(recipe, f"{term}_weight") * value for term, value in terms.items()]).sum()
         if not loss.isfinite():
             raise ValueError(f"learning_rate of stage {name} must be lower: the loss is {loss.item()} in epoch {epoch}")
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
         optimizer.step()
-        losses.append(loss.item())
+        for term, value in {"loss": loss, **terms}.items():
+            losses[term].append(value.item())
         ratios.append([processes.mean(mask).item() for mask in output.keep_masks])
-    return {"loss": float(np.mean(losses)), "keep_ratios": np.mean(ratios, axis=0).tolist()}
+    means = {term: float(np.mean(values)) for term, values in losses.items()}
+    return {**means, "keep_ratios": np.mean(ratios, axis=0).tolist()}
 
 
-def _teacher_loss(
-    recipe: Recipe,
+def _teacher_terms(
     output: Output | QatOutput,
     teacher: VisionTransformer,
     pictures_u8: Tensor,
     targets: list[float],
     mean: Mean,
-) -> Tensor:
-    """Return what a stage with a teacher adds: distillation and, for a network with selectors, the keep ratios."""
+) -> dict[str, Tensor]:
+    """Return the losses that a teacher adds: distillation and, for a network with selectors, the keep ratios."""
     with torch.no_grad():
         expected = teacher(pictures_u8)
-    loss = recipe.logit_weight * logit_distillation_loss(output.logits, expected.logits, mean)
+    terms = {"logit": logit_distillation_loss(output.logits, expected.logits, mean)}
     if not output.keep_masks:
-        return loss
+        return terms
     if isinstance(output, Output):  # the 8-bit network normalises only CLS at its end
-        tokens = token_distillation_loss(output.tokens, expected.tokens, output.keep_masks[-1], mean)
-        loss = loss + recipe.token_weight * tokens
-    return loss + recipe.ratio_weight * keep_ratio_loss(output.keep_masks, targets, mean)
+        terms["token"] = token_distillation_loss(output.tokens, expected.tokens, output.keep_masks[-1], mean)
+    return {**terms, "ratio": keep_ratio_loss(output.keep_masks, targets, mean)}
 
 
-def _warmup_cosine(position: float) -> float:
+def warmup_cosine(position: float) -> float:
     """Factor of the learning rate at a position 0..1 of a stage; not 0 at the first step."""
     return min(1.0, (position + 1e-3) / WARMUP) * 0.5 * (1 + math.cos(math.pi * position))
 

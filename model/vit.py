@@ -11,10 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.approx import softmax
+from model.approx import Kernels, check_kernels, exact_softmax, gelu, softmax
 from model.selector import TokenSelector, select_masked
 from quant.config import NetworkConfig
-from quant.fake_quant import polynomial_gelu
 
 
 @dataclass(frozen=True)
@@ -70,17 +69,19 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor, kernels: Kernels = Kernels.TRAINED) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, H, N, d)
         scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5  # (B, H, N, N)
-        context = softmax(scores, valid[:, None, None, :], self.delta2) @ v
+        is_seen = valid[:, None, None, :]
+        weight = exact_softmax(scores, is_seen) if kernels is Kernels.FUSED else softmax(scores, is_seen, self.delta2)
+        context = weight @ v
         out: Tensor = self.proj(context.transpose(1, 2).flatten(2))
         return out
 
 
 class Mlp(nn.Module):
-    """Two linear layers with the polynomial GELU between them."""
+    """Two linear layers with GELU between them."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -88,8 +89,8 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(config.embed_dim, config.mlp_hidden)
         self.fc2 = nn.Linear(config.mlp_hidden, config.embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(polynomial_gelu(self.fc1(x), self.delta1))
+    def forward(self, x: Tensor, kernels: Kernels = Kernels.TRAINED) -> Tensor:
+        out: Tensor = self.fc2(gelu(self.fc1(x), self.delta1, kernels))
         return out
 
 
@@ -103,17 +104,31 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=1e-6)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x), valid)
-        out: Tensor = x + self.mlp(self.norm2(x))
+    def forward(self, x: Tensor, valid: Tensor, kernels: Kernels = Kernels.TRAINED) -> Tensor:
+        x = x + self.attn(self.norm1(x), valid, kernels)
+        out: Tensor = x + self.mlp(self.norm2(x), kernels)
         return out
 
 
 class VisionTransformer(nn.Module):
-    """The whole network; `forward` is the masked path, model.inference the one where pruned tokens are gone."""
+    """The whole network; `forward` is the masked path, model.inference the one where pruned tokens are gone.
 
-    def __init__(self, config: NetworkConfig, normalisation: Normalisation) -> None:
+    Members
+    -------
+    kernels : what `forward` computes softmax and GELU with.
+    has_package : whether pruned tokens leave a package token; without it they are lost, as other methods have it.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        normalisation: Normalisation,
+        kernels: Kernels = Kernels.TRAINED,
+        has_package: bool = True,
+    ) -> None:
         super().__init__()
+        check_kernels(kernels, config.delta1, config.delta2)
+        self.kernels, self.has_package = kernels, has_package
         if len(normalisation.mean) != config.in_chans:
             raise ValueError(f"normalisation must have {config.in_chans} channels, not {len(normalisation.mean)!r}")
         self.config, self.normalisation = config, normalisation
@@ -153,11 +168,12 @@ class VisionTransformer(nn.Module):
         for index, block in enumerate(self.blocks):
             if index in self.config.selectors:
                 stage = self.config.selectors.index(index)
-                score = self.selectors[stage](x, valid)
-                x, valid = select_masked(x, score, valid, None if noise is None else noise[:, stage])
+                with torch.autocast(x.device.type, enabled=False):  # scores meet a threshold: they stay precise
+                    score = self.selectors[stage](x, valid)
+                x, valid = select_masked(x, score, valid, None if noise is None else noise[:, stage], self.has_package)
                 masks.append(valid[:, patches])
                 scores.append(score[:, patches])
                 num_tokens.append(valid.detach().sum(-1).long())
-            x = block(x, valid)
+            x = block(x, valid, self.kernels)
         x = self.norm(x)
         return Output(self.head(x[:, 0]), masks, scores, num_tokens, x)

@@ -26,8 +26,9 @@ from heatvit import cli
 from heatvit.paired import label_ranks, mcnemar_p
 from heatvit.pictures import open_pictures
 from model import checkpoint
+from model.approx import Kernels
 from model.config import NETWORKS
-from model.inference import Kernels, infer
+from model.inference import infer
 from model.vit import IMAGENET, VisionTransformer
 from quant.config import NetworkConfig
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.approx import Kernels
 from model.config import NETWORKS
-from model.inference import Inference, Kernels, infer
+from model.inference import Inference, infer
 from model.vit import Normalisation, VisionTransformer
 from quant.config import NetworkConfig
 

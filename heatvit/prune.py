@@ -1,0 +1,141 @@
+"""Latency-aware training by a file: the accelerator's cycle table, selectors in float, then the networks in 8 bits."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from heatvit.files import file_digest, write_json, write_text
+from heatvit.flow import CALIBRATION_PICTURES, load_all, write_network
+from heatvit.integers import finetune
+from heatvit.pictures import first, open_pictures
+from hw.config import load_config
+from hw.latency import estimate_network, latency_table
+from hw.memory_model import MemoryModel
+from model.checkpoint import load_timm
+from model.config import load_network_config
+from model.data import SubsetPictures
+from model.distributed import ALONE, Processes
+from model.pruning.latency import LatencyTable
+from model.pruning.plan import PruningPlan, load_plan
+from model.pruning.train import LIMIT, Pruned, prune
+from model.resume import Record
+from model.train import Run
+from model.vit import IMAGENET, VisionTransformer
+from quant.config import NetworkConfig
+
+TABLE_RATIOS = tuple(ratio / 20 for ratio in range(1, 21))
+"""Shares of the patches for which the latency table has a row."""
+
+
+def measure_table(config: NetworkConfig, accelerator: str) -> LatencyTable:
+    """Return the latency table that the cycle model gives for a topology on an accelerator."""
+    accelerator_config, memory = load_config(accelerator), MemoryModel()
+    tokens = sorted({1 + round(ratio * config.num_patches) for ratio in TABLE_RATIOS} | {config.num_tokens})
+    rows = latency_table(config, accelerator_config, memory, tokens)
+    dense = estimate_network(config, accelerator_config, memory, ())
+    return LatencyTable(
+        tuple(row.tokens for row in rows),
+        tuple(row.block_cycles for row in rows),
+        tuple(row.selector_cycles for row in rows),
+        dense.cycles - config.depth * rows[-1].block_cycles,
+    )
+
+
+def train_by_plan(plan_file: Path, out: Path, progress: Progress, processes: Processes = ALONE) -> dict[str, Any]:
+    """Train networks under the latency limits of a file; goes on where an interrupted run of the same file stopped.
+
+    `out` receives, for each limit, limit_N.safetensors (float) and, with a package token, network_N.safetensors
+    (8 bits); log.csv, latency_table.json, training.json, result.json.
+    """
+    plan = load_plan(plan_file)
+    config = replace(load_network_config(plan.network), selectors=())
+    dense = load_timm(Path(plan.weights), config, IMAGENET)
+    pictures, _ = open_pictures(plan.images, config)
+    table = measure_table(config, plan.accelerator)
+    description = {
+        "plan": plan.to_dict(),
+        "weights_sha256": file_digest(Path(plan.weights)),
+        "num_pictures": len(pictures.labels),
+        "latency_table": asdict(table),
+    }
+    with processes.main_first():
+        record = Record.open(out / "training.json", description)
+    run = Run(plan.recipe, pictures, out, progress, record, processes)
+    results = prune(run, plan, dense, table)
+    points = [_summary(result) for result in results]
+    if plan.has_package:
+        for result, point in zip(results, points, strict=True):
+            point["network"] = str(_quantize(run, plan, result, dense))
+    summary = {
+        "plan": str(plan_file),
+        "dense_cycles": table.cycles(config, {}),
+        "points": points,
+        "seed": plan.recipe.seed,
+        "weights_sha256": description["weights_sha256"],
+    }
+    if processes.is_main:
+        write_json(out / "latency_table.json", asdict(table))
+        write_text(out / "log.csv", _log(record))
+        write_json(out / "result.json", summary)
+    return summary
+
+
+def _summary(result: Pruned) -> dict[str, Any]:
+    return {
+        "limit": result.limit,
+        "predicted_cycles": round(result.predicted_cycles),
+        "selectors": list(result.keep_ratios),
+        "keep_ratios": [round(ratio, 4) for ratio in result.keep_ratios.values()],
+        "held_out_tokens": result.num_tokens,
+        "held_out_divergence": result.divergence,
+        "held_out_agreement": result.agreement,
+    }
+
+
+def _quantize(run: Run, plan: PruningPlan, result: Pruned, dense: VisionTransformer) -> Path:
+    """Train a network on in 8 bits and write it; an existing file is the one of an earlier start."""
+    path = run.out_dir / f"network_{result.limit:.0f}.safetensors"
+    if path.exists():
+        return path
+    numbers = np.arange(plan.held_out, len(run.pictures.labels))
+    training = SubsetPictures(run.pictures, numbers)
+    recipe = replace(plan.recipe, keep_ratios=tuple(result.keep_ratios.values()))
+    trained = finetune(
+        result.network,
+        dense,
+        recipe,
+        training,
+        load_all(first(training, CALIBRATION_PICTURES)),
+        run.out_dir / f"{LIMIT}_{result.limit:.0f}.8-bit",
+        run.progress,
+        run.processes,
+    )
+    if run.processes.is_main:
+        write_network(trained.export(), path)
+    return path
+
+
+def _log(record: Record) -> str:
+    """Return one line for each epoch of each stage: the loss, its terms, and the keep ratios."""
+    rows = [
+        {"stage": stage, "epoch": epoch, **{name: _cell(value) for name, value in entry.items()}}
+        for stage, history in record.stages.items()
+        for epoch, entry in enumerate(history)
+    ]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    return " ".join(f"{item:.4f}" for item in value) if isinstance(value, list) else f"{value:.6g}"
