@@ -63,7 +63,7 @@ def train_by_plan(plan_file: Path, out: Path, progress: Progress, processes: Pro
         "plan": plan.to_dict(),
         "weights_sha256": file_digest(Path(plan.weights)),
         "num_pictures": len(pictures.labels),
-        "latency_table": asdict(table),
+        "latency_table": {name: np.array(value).tolist() for name, value in asdict(table).items()},
     }
     with processes.main_first():
         record = Record.open(out / "training.json", description)
@@ -81,7 +81,7 @@ def train_by_plan(plan_file: Path, out: Path, progress: Progress, processes: Pro
         "weights_sha256": description["weights_sha256"],
     }
     if processes.is_main:
-        write_json(out / "latency_table.json", asdict(table))
+        write_json(out / "latency_table.json", description["latency_table"])
         write_text(out / "log.csv", _log(record))
         write_json(out / "result.json", summary)
     return summary

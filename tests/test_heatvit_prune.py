@@ -1,0 +1,146 @@
+"""The latency-aware training as a command, on a network of seconds.
+
+Testpoints: the latency table comes from the cycle model and predicts the dense network exactly; the folder holds float
+and 8-bit networks, the log, the table and the result; a second call loads; the 8-bit networks are integer networks with
+the selectors of the limit, and training in 8 bits equals the golden; without a package token nothing is quantized; a
+file that is missing or another training's folder is refused in one line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from heatvit import prune
+from heatvit.cli import main
+from heatvit.integers import compare_with_golden
+from heatvit.prune import measure_table
+from hw.config import load_config
+from hw.latency import estimate_network
+from hw.memory_model import MemoryModel
+from model.checkpoint import load_network
+from model.config import NETWORKS
+from model.qat import QatNetwork
+from model.vit import IMAGENET, VisionTransformer
+from quant.network_file import load_network as load_integer_network
+
+pytestmark = pytest.mark.slow
+CONFIG = replace(NETWORKS["digits"], in_chans=3, selectors=())
+RATIO = 0.85
+"""The latency limit over the cycles of the dense network."""
+
+
+def write_inputs(folder: Path, **fields: Any) -> Path:
+    """Write weights, pictures and a training file that names them; fields replace those of the file."""
+    torch.manual_seed(0)
+    state = VisionTransformer(CONFIG, IMAGENET).state_dict()
+    np.savez(folder / "weights.npz", **{name: value.numpy() for name, value in state.items()})
+    rng = np.random.default_rng(0)
+    np.savez(folder / "pictures.npz", images=rng.integers(0, 256, (24, 28, 28, 3), np.uint8), labels=np.arange(24) % 10)
+    (folder / "network.json").write_text(json.dumps(CONFIG.to_dict()))
+    table = measure_table(CONFIG, "demo")
+    values = {
+        "network": str(folder / "network.json"),
+        "weights": str(folder / "weights.npz"),
+        "images": str(folder / "pictures.npz"),
+        "held_out": 8,
+        "accelerator": "demo",
+        "limits": [RATIO * table.cycles(CONFIG, {})],
+        "insertion": {"first_block": 1, "max_divergence": 0.5, "merge_below": 0.01},
+        "warm_start": {"epochs": 1, "learning_rate": 1e-2},
+        "recipe": {
+            "batch_size": 8,
+            "select": {"epochs": 1, "learning_rate": 1e-3},
+            "quantize": {"epochs": 1, "learning_rate": 1e-4},
+        },
+    }
+    path = folder / "plan.json"
+    path.write_text(json.dumps(values | fields))
+    return path
+
+
+def test_the_table_predicts_the_dense_network() -> None:
+    accelerator, memory = load_config("demo"), MemoryModel()
+    table = measure_table(CONFIG, "demo")
+    assert table.cycles(CONFIG, {}) == estimate_network(CONFIG, accelerator, memory, ()).cycles
+    assert table.tokens[-1] == 50
+    counts = (42, 30)
+    keep = {block: (count - 2) / 49 for block, count in zip((1, 2), counts, strict=True)}
+    estimated = estimate_network(replace(CONFIG, selectors=(1, 2)), accelerator, memory, counts).cycles
+    assert table.cycles(CONFIG, keep) == pytest.approx(estimated, rel=0.05)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_table() -> Iterator[None]:
+    """Let the latency table have few rows: each takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prune, "TABLE_RATIOS", (0.25, 0.5, 0.75, 1.0))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prune")
+    assert main(["train", "--config", str(write_inputs(folder)), "--out", str(folder / "out")]) == 0
+    return folder
+
+
+def test_the_folder_holds_everything(trained: Path) -> None:
+    out = trained / "out"
+    result = json.loads((out / "result.json").read_text())
+    (point,) = result["points"]
+    assert point["predicted_cycles"] == pytest.approx(RATIO * result["dense_cycles"], abs=1)
+    assert json.loads((out / "latency_table.json").read_text()) == {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(measure_table(CONFIG, "demo")).items()
+    }
+    limit = f"{point['limit']:.0f}"
+    network = load_network(out / f"limit_{limit}.safetensors")
+    integers = load_integer_network(out / f"network_{limit}.safetensors")
+    assert network.config.selectors == integers.config.selectors == tuple(point["selectors"])
+    assert point["network"] == str(out / f"network_{limit}.safetensors")
+    with (out / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["stage"] for row in rows if row["loss"]] == ["warm start", f"limit {limit}"]
+    assert all(float(row["loss"]) > 0 for row in rows if row["loss"])
+
+
+def test_a_second_call_loads(trained: Path) -> None:
+    before = {path: path.read_bytes() for path in (trained / "out").glob("*.safetensors")}
+    assert main(["train", "--config", str(trained / "plan.json"), "--out", str(trained / "out")]) == 0
+    assert before == {path: path.read_bytes() for path in (trained / "out").glob("*.safetensors")}
+
+
+def test_training_in_8_bits_equals_the_golden(trained: Path) -> None:
+    (path,) = (trained / "out").glob("limit_*.safetensors")
+    pictures_u8 = np.random.default_rng(1).integers(0, 256, (4, 3, 28, 28), np.uint8)
+    network = QatNetwork.calibrated(load_network(path), pictures_u8)
+    comparison = compare_with_golden(network, network.export(), pictures_u8)
+    assert comparison.layers > 0 and comparison.mismatches == 0
+
+
+def test_without_a_package_token_nothing_is_quantized(tmp_path: Path) -> None:
+    plan = write_inputs(tmp_path, has_package=False)
+    assert main(["train", "--config", str(plan), "--out", str(tmp_path / "out")]) == 0
+    assert not list((tmp_path / "out").glob("network_*"))
+    (path,) = (tmp_path / "out").glob("limit_*.safetensors")
+    assert not load_network(path).has_package
+
+
+def test_another_training_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = write_inputs(tmp_path, held_out=4)
+    assert main(["train", "--config", str(plan), "--out", str(trained / "out")]) == 2
+    assert "must be of the same training to be resumed; it differs in plan" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config", "none.toml"]) == 2
+    assert "settings must be a .json or .toml file that exists, not 'none.toml'" in capsys.readouterr().err
