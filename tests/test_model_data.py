@@ -88,9 +88,9 @@ def test_folder_has_one_class_per_sub_folder(tmp_path: Path) -> None:
 
 def test_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / "cat" / "notes.png").write_text("no picture")
     pictures = load_pictures(str(tmp_path), COLOUR)
-    with pytest.raises(ValueError, match=r"picture .*notes\.txt cannot be read"):
+    with pytest.raises(ValueError, match=r"picture .*notes\.png cannot be read"):
         pictures.load(np.array([0]))
 
 
