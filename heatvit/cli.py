@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from heatvit import cli_bench
+from heatvit import cli_bench, cli_study
 from heatvit.cli_common import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_bench.app, name="bench")
+app.add_typer(cli_study.app, name="study")
 
 
 @app.command()

@@ -1,0 +1,54 @@
+"""The `heatvit study` commands: parse, show progress, print; heatvit/delta_*.py do the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from heatvit.cli_common import JsonFile, Network, whole_numbers
+from heatvit.files import write_json
+from heatvit.progress import show_progress
+
+app = typer.Typer(help="Test what papers claim by training small networks.", no_args_is_help=True)
+
+
+@app.callback()
+def studies() -> None:
+    """Keep `delta` a command of its own name while it is the only one."""
+
+
+@app.command("delta")
+def study_delta(
+    train: Annotated[str, typer.Option("--train", metavar="SOURCE", help="Labelled pictures to train with.")],
+    test: Annotated[str, typer.Option("--test", metavar="SOURCE", help="Labelled pictures to measure on.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of the trainings, which a second call goes on with.")
+    ] = Path("build/delta"),
+    network: Network = "cifar",
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME|FILE", help="How to train; of its stages only the dense one.")
+    ] = "delta_study",
+    seeds: Annotated[str, typer.Option("--seeds", metavar="N,N,...", help="Seeds of the trainings.")] = "0,1,2",
+    is_compiled: Annotated[
+        bool, typer.Option("--compile", help="Train by torch.compile: about three times as fast, needs g++.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> int:
+    """Train with delta1 and delta2 of 1 and of 0.5, quantize, and compare the errors of the integers.
+
+    Example: `heatvit study delta --train cifar10_train.npz.xz --test cifar10_test.npz.xz --compile`
+    """
+    from heatvit import delta_study
+    from heatvit.delta_tables import study_tables
+
+    study = delta_study.Study(train, test, out, network, recipe, tuple(whole_numbers("--seeds", seeds)), is_compiled)
+    with show_progress() as progress:
+        result = delta_study.run_study(study, progress)
+    for table in study_tables(result):
+        Console().print(table)
+    if json_file is not None:
+        write_json(json_file, result)
+    return 0

@@ -1,0 +1,173 @@
+"""The delta study: whether training with delta1 and delta2 below 1 shrinks the error of quantization, as HeatViT says.
+
+One small network is trained from scratch for every setting and seed, quantized after training and compared with its
+own integers on pictures that no training saw. Trainings of one seed begin with the same weights and see the same
+pictures in the same order, so settings are compared seed by seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from heatvit.delta_measure import KINDS, measure
+from heatvit.files import file_digest
+from heatvit.flow import CALIBRATION_PICTURES, load_all
+from heatvit.pictures import first
+from heatvit.progress import reporter
+from heatvit.seeds import MAX_SEEDS, difference, ratio, spread
+from heatvit.steps import run_step, source_digest
+from model.checkpoint import load_network
+from model.config import load_network_config
+from model.data import PixelPictures, load_pictures
+from model.recipe import Recipe, load_recipe
+from model.resume import Record
+from model.train import Run, finish_stage, measure_normalisation
+from model.vit import VisionTransformer
+from quant.config import NetworkConfig
+
+SETTINGS = ((1.0, 1.0), (0.5, 1.0), (0.5, 0.5))
+"""(delta1, delta2) of the trainings; the others are compared with the first."""
+ORDER_SEED = 0
+"""Packs may be sorted by class; calibration and normalisation take the first pictures, in this random order."""
+STAGE = "float"
+DIFFERENCES = ("float_top1", "golden_top1", "top1_loss", "agreement")
+"""Measurements by whose difference settings are compared."""
+RATIOS = ("relative_error", "error_rms", "logit_rms", "gelu_gain", "gelu_relative_gain")
+"""Measurements by whose ratio settings are compared; that of error_rms is that of logit_rms times relative_error's."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to train and to measure: sources of pictures, network and recipe by name or file.
+
+    out keeps what is finished, so that a second call goes on. is_compiled trains by torch.compile: several times as
+    fast, but it needs a C++ compiler and rounds differently.
+    """
+
+    train: str
+    test: str
+    out: Path
+    network: str = "cifar"
+    recipe: str = "delta_study"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    is_compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.seeds) <= MAX_SEEDS or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be 2 to {MAX_SEEDS} different numbers, not {list(self.seeds)}")
+
+
+def run_study(study: Study, progress: Progress) -> dict[str, Any]:
+    """Train and measure what is not finished yet, and compare the settings; returns plain JSON types."""
+    config, recipe = load_network_config(study.network), load_recipe(study.recipe)
+    if config.selectors:
+        raise ValueError(f"network of a delta study must have no selectors, not {list(config.selectors)}")
+    report = reporter(progress)
+    report("read pictures", 0, 1)
+    pictures, test_pictures = (_hold(source, config) for source in (study.train, study.test))
+    calibration_u8 = load_all(first(pictures, CALIBRATION_PICTURES))
+    digests = {"train": _digest(pictures), "test": _digest(test_pictures)}
+    report("read pictures", 1, 1)
+    runs = []
+    for seed in study.seeds:
+        for delta1, delta2 in SETTINGS:
+            name = f"delta1 {delta1:g}, delta2 {delta2:g}, seed {seed}"
+            folder = study.out / name.replace(", ", "_").replace(" ", "_")
+            report(name, 0, 2)
+            network_file = _train(
+                replace(config, delta1=delta1, delta2=delta2),
+                replace(recipe, seed=seed),
+                pictures,
+                {"pictures_sha256": digests["train"], "is_compiled": study.is_compiled},
+                folder,
+                progress,
+            )
+            report(name, 1, 2)
+            inputs = {
+                "network": file_digest(network_file),
+                "pictures": digests,
+                "code": source_digest(("heatvit", "model", "quant")),
+            }
+            measured = run_step(
+                folder / "measured.json",
+                inputs,
+                [],
+                lambda path=network_file: measure(load_network(path), calibration_u8, test_pictures, report),
+            )
+            report(name, 2, 2)
+            runs.append({"delta1": delta1, "delta2": delta2, "seed": seed, **measured.values})
+    return {
+        "network": config.to_dict(),
+        "recipe": recipe.to_dict(),
+        **{name: value for name, value in asdict(study).items() if name in ("train", "test", "is_compiled")},
+        "pictures_sha256": digests,
+        "num_pictures": {"train": len(pictures.labels), "test": len(test_pictures.labels)},
+        "calibration_pictures": len(calibration_u8),
+        "seeds": list(study.seeds),
+        "runs": runs,
+        "settings": [_summarise(runs, setting) for setting in SETTINGS],
+    }
+
+
+def _hold(source: str, config: NetworkConfig) -> PixelPictures:
+    """Decode all pictures of a source, in random order."""
+    pictures = load_pictures(source, config)
+    order = np.random.default_rng(ORDER_SEED).permutation(len(pictures.labels))
+    return PixelPictures(pictures.load(order), pictures.labels[order])
+
+
+def _digest(pictures: PixelPictures) -> str:
+    return hashlib.sha256(pictures.pictures_u8.tobytes() + pictures.labels.tobytes()).hexdigest()
+
+
+def _train(
+    config: NetworkConfig,
+    recipe: Recipe,
+    pictures: PixelPictures,
+    circumstances: dict[str, Any],
+    folder: Path,
+    progress: Progress,
+) -> Path:
+    """Train a network by the dense stage of a recipe, unless its folder has it finished, and return its file.
+
+    Raises ValueError if the folder holds another training.
+    """
+    description = {"config": config.to_dict(), "recipe": recipe.to_dict(), **circumstances}
+    record = Record.open(folder / "training.json", description)
+    torch.manual_seed(recipe.seed)
+    network = VisionTransformer(config, measure_normalisation(pictures))
+    if circumstances["is_compiled"]:
+        torch.compiler.reset()  # torch compiles the same code for only so many networks
+        network.compile()
+    finish_stage(Run(recipe, pictures, folder, progress, record), STAGE, recipe.dense, network)
+    return folder / f"{STAGE}.safetensors"
+
+
+def _summarise(runs: Sequence[dict[str, Any]], setting: tuple[float, float]) -> dict[str, Any]:
+    """Return mean and spread of a setting's measurements over the seeds, and its comparison with the first setting."""
+
+    def values(name: str, of: tuple[float, float] = setting) -> list[float]:
+        return [run[name] for run in runs if (run["delta1"], run["delta2"]) == of]
+
+    summary: dict[str, Any] = {
+        "delta1": setting[0],
+        "delta2": setting[1],
+        **{name: spread(values(name)) for name in (*DIFFERENCES, *RATIOS)},
+        "layers": {
+            kind: {part: spread([layers[kind][part] for layers in values("layers")]) for part in ("error", "rounding")}
+            for kind in KINDS
+        },
+    }
+    if setting != SETTINGS[0]:
+        compared = {name: difference(values(name), values(name, SETTINGS[0])) for name in DIFFERENCES}
+        compared |= {name: ratio(values(name), values(name, SETTINGS[0])) for name in RATIOS}
+        summary["against_first"] = compared
+    return summary
