@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from heatvit.cli_common import JsonFile, Network, whole_numbers
-from heatvit.files import write_json
+from heatvit.files import write_json, write_text
 from heatvit.progress import show_progress
 
 app = typer.Typer(help="Test what papers claim by training small networks.", no_args_is_help=True)
@@ -35,6 +35,9 @@ def study_delta(
     is_compiled: Annotated[
         bool, typer.Option("--compile", help="Train by torch.compile: about three times as fast, needs g++.")
     ] = False,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="FILE", help="Also draw the measurements of every seed.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> int:
     """Train with delta1 and delta2 of 1 and of 0.5, quantize, and compare the errors of the integers.
@@ -42,13 +45,15 @@ def study_delta(
     Example: `heatvit study delta --train cifar10_train.npz.xz --test cifar10_test.npz.xz --compile`
     """
     from heatvit import delta_study
-    from heatvit.delta_tables import study_tables
+    from heatvit.delta_tables import study_drawing, study_tables
 
     study = delta_study.Study(train, test, out, network, recipe, tuple(whole_numbers("--seeds", seeds)), is_compiled)
     with show_progress() as progress:
         result = delta_study.run_study(study, progress)
     for table in study_tables(result):
         Console().print(table)
+    if svg is not None:
+        write_text(svg, study_drawing(result).file())
     if json_file is not None:
         write_json(json_file, result)
     return 0

@@ -74,7 +74,7 @@ def _logits(
         batch = torch.from_numpy(pictures_u8)
         floats.append(infer(network, batch).logits.numpy())
         codes.append(golden.run(batch).logits_i16.numpy())
-        progress(len(floats) * BATCH, len(pictures.labels))
+        progress(min(len(floats) * BATCH, len(pictures.labels)), len(pictures.labels))
     return np.concatenate(floats).astype(np.float64), np.concatenate(codes) * scale
 
 

@@ -1,73 +1,100 @@
-"""The result of the delta study as tables for the terminal."""
+"""The result of the delta study as tables for the terminal and as a drawing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.table import Table
 
 from heatvit.delta_measure import KINDS
+from heatvit.report.drawing import Drawing
+from heatvit.report.seed_lines import Panel, seed_lines
 from heatvit.seeds import Comparison, Spread
 
-PERCENT = ("float_top1", "golden_top1", "top1_loss", "agreement", "relative_error")
-ROWS = {
+SHARES = {
     "float_top1": "top-1, float, %",
-    "golden_top1": "top-1, integer golden, %",
+    "golden_top1": "top-1, golden, %",
     "top1_loss": "top-1 lost, points",
     "agreement": "same class, %",
-    "relative_error": "error of the logits / logits, %",
-    "error_rms": "error of the logits",
-    "logit_rms": "logits",
-    "gelu_gain": "GELU: gain of an error",
-    "gelu_relative_gain": "GELU: gain of a relative error",
 }
-"""What is printed, under which words."""
+"""Shares of the pictures, compared by their difference in percentage points."""
+SIZES = {
+    "relative_error": "logit error / logits",
+    "error_rms": "logit error",
+    "logit_rms": "logits",
+    "gelu_gain": "GELU gain, error",
+    "gelu_relative_gain": "GELU gain, relative",
+}
+"""Sizes, compared by their ratio."""
 
 
 def study_tables(result: dict[str, Any]) -> list[Table]:
     """Return the tables: every setting, its layers, and its comparison with the first setting."""
-    return [_settings(result), _layers(result), _comparisons(result)]
+    settings = result["settings"]
+    measured = _table(f"mean and standard deviation of {len(result['seeds'])} seeds", settings)
+    for name, words in SHARES.items():
+        measured.add_row(words, *(_spread(setting[name], 100) for setting in settings))
+    for name, words in SIZES.items():
+        measured.add_row(words, *(_spread(setting[name]) for setting in settings))
 
-
-def _table(title: str, first: str, result: dict[str, Any], skipped: int = 0) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(first)
-    for setting in result["settings"][skipped:]:
-        table.add_column(f"{setting['delta1']:g}, {setting['delta2']:g}", justify="right")
-    return table
-
-
-def _settings(result: dict[str, Any]) -> Table:
-    table = _table(f"mean and standard deviation over {len(result['seeds'])} seeds", "delta1, delta2", result)
-    for name, words in ROWS.items():
-        table.add_row(words, *(_spread(setting[name], name in PERCENT) for setting in result["settings"]))
-    return table
-
-
-def _layers(result: dict[str, Any]) -> Table:
-    table = _table("error / signal by kind of layer, % (its own rounding alone)", "delta1, delta2", result)
+    layers = _table("error / signal, % (by the rounding of the layer's own result alone)", settings)
     for kind in KINDS:
-        layers = [setting["layers"][kind] for setting in result["settings"]]
-        table.add_row(
-            kind, *(f"{_spread(each['error'], True)} ({100 * each['rounding']['mean']:.2f})" for each in layers)
+        noise = [setting["layers"][kind] for setting in settings]
+        layers.add_row(
+            kind, *(f"{_spread(each['error'], 100)} ({100 * each['rounding']['mean']:.2f})" for each in noise)
         )
+
+    compared = _table(f"against {_name(settings[0])}, seed by seed: mean (95 % interval)", settings[1:])
+    compared.caption, compared.caption_justify = "* the interval excludes no change", "left"
+    for name, words in (SHARES | SIZES).items():
+        show = _difference if name in SHARES else _ratio
+        compared.add_row(words, *(show(setting["against_first"][name]) for setting in settings[1:]))
+    return [measured, layers, compared]
+
+
+def study_drawing(result: dict[str, Any]) -> Drawing:
+    """Return the drawing: what every seed gave under every setting."""
+    settings, seeds, runs = result["settings"], result["seeds"], result["runs"]
+
+    def panel(title: str, name: str) -> Panel:
+        values = [[100 * run[name] for run in runs if run["seed"] == seed] for seed in seeds]
+        return Panel(title, values)
+
+    panels = [
+        panel("error of the logits / logits, %", "relative_error"),
+        panel("same class in float and integers, %", "agreement"),
+        panel("top-1 of the integers, %", "golden_top1"),
+    ]
+    title = "Quantization after training with other delta1 and delta2"
+    return seed_lines(title, panels, [_name(setting) for setting in settings], seeds, "delta1, delta2")
+
+
+def _table(title: str, settings: Iterable[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("delta1, delta2", no_wrap=True)
+    for setting in settings:
+        table.add_column(_name(setting), justify="right", no_wrap=True)
     return table
 
 
-def _comparisons(result: dict[str, Any]) -> Table:
-    first = result["settings"][0]
-    title = f"against delta1 {first['delta1']:g}, delta2 {first['delta2']:g}, paired by seed, 95 % interval"
-    table = _table(title, "delta1, delta2", result, skipped=1)
-    for name, words in ROWS.items():
-        compared = [setting["against_first"][name] for setting in result["settings"][1:]]
-        table.add_row(words, *(_comparison(each, name in PERCENT) for each in compared))
-    return table
+def _name(setting: dict[str, Any]) -> str:
+    return f"{setting['delta1']:g}, {setting['delta2']:g}"
 
 
-def _spread(value: Spread, is_percent: bool) -> str:
-    factor = 100 if is_percent else 1
-    return f"{factor * value['mean']:.3g} ± {factor * value['std']:.2g}"
+def _spread(value: Spread, factor: float = 1) -> str:
+    return f"{factor * value['mean']:.4g} ± {factor * value['std']:.2g}"
 
 
-def _comparison(value: Comparison, is_percent: bool) -> str:
-    return f"{value['mean']:.3g} ({value['low']:.3g} .. {value['high']:.3g})"
+def _difference(value: Comparison) -> str:
+    mean, low, high = (f"{100 * value[name]:+.2f}" for name in ("mean", "low", "high"))
+    return f"{mean} ({low} .. {high}){_mark(value)}"
+
+
+def _ratio(value: Comparison) -> str:
+    return f"x {value['mean']:.3f} ({value['low']:.3f} .. {value['high']:.3f}){_mark(value)}"
+
+
+def _mark(value: Comparison) -> str:
+    """A place of its own, so that numbers stay below each other."""
+    return " *" if value["is_resolved"] else "  "

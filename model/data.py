@@ -108,7 +108,7 @@ def fit_picture(image: Image.Image, image_size: int, in_chans: int) -> U8:
 
 
 def load_pictures(source: str, config: NetworkConfig) -> Pictures:
-    """Return the pictures of "digits", a folder with a sub-folder per class, or an .npz or .npz.xz pack, fitted to a network.
+    """Return the pictures of "digits", of a folder with one sub-folder per class, or of an .npz or .npz.xz pack.
 
     Raises ValueError naming the file or field that is wrong.
     """
