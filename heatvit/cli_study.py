@@ -27,7 +27,7 @@ def study_delta(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder of the trainings, which a second call goes on with.")
     ] = Path("build/delta"),
-    network: Network = "cifar",
+    network: Network = "cifar10",
     recipe: Annotated[
         str, typer.Option("--recipe", metavar="NAME|FILE", help="How to train; of its stages only the dense one.")
     ] = "delta_study",

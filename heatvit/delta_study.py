@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from heatvit.delta_measure import KINDS, measure
 from heatvit.files import file_digest
 from heatvit.flow import CALIBRATION_PICTURES, load_all
 from heatvit.pictures import first
-from heatvit.progress import reporter
+from heatvit.progress import Report, reporter
 from heatvit.seeds import MAX_SEEDS, difference, ratio, spread
 from heatvit.steps import run_step, source_digest
 from model.checkpoint import load_network
@@ -32,6 +33,7 @@ from model.resume import Record
 from model.train import Run, finish_stage, measure_normalisation
 from model.vit import VisionTransformer
 from quant.config import NetworkConfig
+from quant.network import U8
 
 SETTINGS = ((1.0, 1.0), (0.5, 1.0), (0.5, 0.5))
 """(delta1, delta2) of the trainings; the others are compared with the first."""
@@ -55,7 +57,7 @@ class Study:
     train: str
     test: str
     out: Path
-    network: str = "cifar"
+    network: str = "cifar10"
     recipe: str = "delta_study"
     seeds: tuple[int, ...] = (0, 1, 2)
     is_compiled: bool = False
@@ -96,12 +98,8 @@ def run_study(study: Study, progress: Progress) -> dict[str, Any]:
                 "pictures": digests,
                 "code": source_digest(("heatvit", "model", "quant")),
             }
-            measured = run_step(
-                folder / "measured.json",
-                inputs,
-                [],
-                lambda path=network_file: measure(load_network(path), calibration_u8, test_pictures, report),
-            )
+            action = partial(_measure, network_file, calibration_u8, test_pictures, report)
+            measured = run_step(folder / "measured.json", inputs, [], action)
             report(name, 2, 2)
             runs.append({"delta1": delta1, "delta2": delta2, "seed": seed, **measured.values})
     return {
@@ -151,10 +149,14 @@ def _train(
     return folder / f"{STAGE}.safetensors"
 
 
+def _measure(network_file: Path, calibration_u8: U8, pictures: PixelPictures, report: Report) -> dict[str, Any]:
+    return measure(load_network(network_file), calibration_u8, pictures, report)
+
+
 def _summarise(runs: Sequence[dict[str, Any]], setting: tuple[float, float]) -> dict[str, Any]:
     """Return mean and spread of a setting's measurements over the seeds, and its comparison with the first setting."""
 
-    def values(name: str, of: tuple[float, float] = setting) -> list[float]:
+    def values(name: str, of: tuple[float, float] = setting) -> list[Any]:
         return [run[name] for run in runs if (run["delta1"], run["delta2"]) == of]
 
     summary: dict[str, Any] = {

@@ -37,7 +37,7 @@ NETWORKS: dict[str, NetworkConfig] = {
         selectors=(1, 2),
     ),
     # The study of delta1 and delta2 (heatvit/delta_study.py): colour, 64 patches, trained from scratch in minutes.
-    "cifar": NetworkConfig(
+    "cifar10": NetworkConfig(
         image_size=32,
         patch_size=4,
         in_chans=3,

@@ -1,4 +1,4 @@
-"""Measurements of a few seeds under several settings: a line joins what one seed gave, so that changes show as slopes."""
+"""Measurements of a few seeds under several settings: a line joins what one seed gave, so that slopes show changes."""
 
 from __future__ import annotations
 
