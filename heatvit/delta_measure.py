@@ -42,7 +42,7 @@ def measure(network: VisionTransformer, calibration_u8: U8, pictures: Pictures, 
     float_top1, golden_top1, top1_loss (the first less the second) and agreement are shares of the pictures. logit_rms
     is the root mean square of the float logits and error_rms that of golden - float, both less their mean over the
     classes of each picture, which no decision depends on; relative_error is error_rms / logit_rms. layers: see
-    `_noise_by_kind`; gelu_gain and gelu_relative_gain: see `gelu_gains`. Both on the calibration pictures.
+    `_noise_by_kind`; gelu_...: see `gelu_gains`. Both on the calibration pictures.
     """
     mean, std = network.normalisation.mean, network.normalisation.std
     parameters = check_parameters(network.state_dict(), network.config)
@@ -51,12 +51,10 @@ def measure(network: VisionTransformer, calibration_u8: U8, pictures: Pictures, 
     noise = signal_to_noise(
         parameters, integers, scales, mean, std, calibration_u8, partial(report, "error of every layer")
     )
-    gain, relative_gain = gelu_gains(network, calibration_u8)
     logits = _logits(network, FastGolden(integers), scales["head"], pictures, partial(report, "float and golden"))
     return {
         **compare_logits(*logits, pictures.labels),
-        "gelu_gain": gain,
-        "gelu_relative_gain": relative_gain,
+        **gelu_gains(network, calibration_u8),
         "layers": _noise_by_kind(noise),
     }
 
@@ -125,22 +123,27 @@ def _rms_ratio(decibels: list[float]) -> float:
     return math.sqrt(sum(10 ** (-value / 10) for value in decibels) / len(decibels))
 
 
-def gelu_gains(network: VisionTransformer, pictures_u8: U8) -> tuple[float, float]:
-    """Return how much the GELUs of a network scale a small error of their input, on average over the blocks.
+def gelu_gains(network: VisionTransformer, pictures_u8: U8) -> dict[str, float]:
+    """Return how much the GELUs of a network scale a small error of their input, over the values x that occur.
 
-    The first is the root mean square of f'(x) over the values x that occur: what becomes of the error itself, and what
-    HeatViT's argument is about. The second is what becomes of the error relative to the signal, because f makes that
-    smaller, too: the first times rms(x) / rms(f(x)).
+    HeatViT's argument is about f'(x): gelu_peak_gain is its largest magnitude, and gelu_gain its root mean square, on
+    average over the blocks. But f makes the signal smaller, too: gelu_relative_gain is what becomes of the error
+    relative to the signal, gelu_gain * rms(x) / rms(f(x)), on average over the blocks.
     """
-    gains, relative_gains = [], []
+    peaks, gains, relative_gains = [], [], []
     for x in _gelu_inputs(network, pictures_u8):
         x.requires_grad_(True)
         result = polynomial_gelu(x, network.config.delta1)
         (slope,) = torch.autograd.grad(result.sum(), x)
         gain = _rms(slope)
+        peaks.append(float(slope.abs().max()))
         gains.append(gain)
         relative_gains.append(gain * _rms(x) / _rms(result))
-    return float(np.mean(gains)), float(np.mean(relative_gains))
+    return {
+        "gelu_peak_gain": max(peaks),
+        "gelu_gain": float(np.mean(gains)),
+        "gelu_relative_gain": float(np.mean(relative_gains)),
+    }
 
 
 def _gelu_inputs(network: VisionTransformer, pictures_u8: U8) -> list[Tensor]:

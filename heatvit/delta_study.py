@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ ORDER_SEED = 0
 STAGE = "float"
 DIFFERENCES = ("float_top1", "golden_top1", "top1_loss", "agreement")
 """Measurements by whose difference settings are compared."""
-RATIOS = ("relative_error", "error_rms", "logit_rms", "gelu_gain", "gelu_relative_gain")
+RATIOS = ("relative_error", "error_rms", "logit_rms", "gelu_peak_gain", "gelu_gain", "gelu_relative_gain")
 """Measurements by whose ratio settings are compared; that of error_rms is that of logit_rms times relative_error's."""
 
 
@@ -67,6 +66,23 @@ class Study:
             raise ValueError(f"seeds must be 2 to {MAX_SEEDS} different numbers, not {list(self.seeds)}")
 
 
+@dataclass(frozen=True)
+class _Material:
+    """The pictures of a study, and what identifies them."""
+
+    train: PixelPictures
+    test: PixelPictures
+    calibration_u8: U8
+    digests: dict[str, str]
+
+    @classmethod
+    def read(cls, study: Study, config: NetworkConfig) -> _Material:
+        """Decode all pictures once: they are needed in every epoch of every training."""
+        train, test = (_hold(source, config) for source in (study.train, study.test))
+        calibration_u8 = load_all(first(train, CALIBRATION_PICTURES))
+        return cls(train, test, calibration_u8, {"train": _digest(train), "test": _digest(test)})
+
+
 def run_study(study: Study, progress: Progress) -> dict[str, Any]:
     """Train and measure what is not finished yet, and compare the settings; returns plain JSON types."""
     config, recipe = load_network_config(study.network), load_recipe(study.recipe)
@@ -74,41 +90,29 @@ def run_study(study: Study, progress: Progress) -> dict[str, Any]:
         raise ValueError(f"network of a delta study must have no selectors, not {list(config.selectors)}")
     report = reporter(progress)
     report("read pictures", 0, 1)
-    pictures, test_pictures = (_hold(source, config) for source in (study.train, study.test))
-    calibration_u8 = load_all(first(pictures, CALIBRATION_PICTURES))
-    digests = {"train": _digest(pictures), "test": _digest(test_pictures)}
+    material = _Material.read(study, config)
     report("read pictures", 1, 1)
     runs = []
     for seed in study.seeds:
         for delta1, delta2 in SETTINGS:
             name = f"delta1 {delta1:g}, delta2 {delta2:g}, seed {seed}"
             folder = study.out / name.replace(", ", "_").replace(" ", "_")
+            setting = replace(config, delta1=delta1, delta2=delta2)
             report(name, 0, 2)
-            network_file = _train(
-                replace(config, delta1=delta1, delta2=delta2),
-                replace(recipe, seed=seed),
-                pictures,
-                {"pictures_sha256": digests["train"], "is_compiled": study.is_compiled},
-                folder,
-                progress,
-            )
+            network_file = _train(study, setting, replace(recipe, seed=seed), material, folder, progress)
             report(name, 1, 2)
-            inputs = {
-                "network": file_digest(network_file),
-                "pictures": digests,
-                "code": source_digest(("heatvit", "model", "quant")),
-            }
-            action = partial(_measure, network_file, calibration_u8, test_pictures, report)
-            measured = run_step(folder / "measured.json", inputs, [], action)
+            measured = _measure(network_file, material, folder, report)
             report(name, 2, 2)
-            runs.append({"delta1": delta1, "delta2": delta2, "seed": seed, **measured.values})
+            runs.append({"delta1": delta1, "delta2": delta2, "seed": seed, **measured})
     return {
         "network": config.to_dict(),
         "recipe": recipe.to_dict(),
-        **{name: value for name, value in asdict(study).items() if name in ("train", "test", "is_compiled")},
-        "pictures_sha256": digests,
-        "num_pictures": {"train": len(pictures.labels), "test": len(test_pictures.labels)},
-        "calibration_pictures": len(calibration_u8),
+        "train": study.train,
+        "test": study.test,
+        "pictures_sha256": material.digests,
+        "num_pictures": {"train": len(material.train.labels), "test": len(material.test.labels)},
+        "calibration_pictures": len(material.calibration_u8),
+        "is_compiled": study.is_compiled,
         "seeds": list(study.seeds),
         "runs": runs,
         "settings": [_summarise(runs, setting) for setting in SETTINGS],
@@ -127,30 +131,40 @@ def _digest(pictures: PixelPictures) -> str:
 
 
 def _train(
-    config: NetworkConfig,
-    recipe: Recipe,
-    pictures: PixelPictures,
-    circumstances: dict[str, Any],
-    folder: Path,
-    progress: Progress,
+    study: Study, config: NetworkConfig, recipe: Recipe, material: _Material, folder: Path, progress: Progress
 ) -> Path:
     """Train a network by the dense stage of a recipe, unless its folder has it finished, and return its file.
 
     Raises ValueError if the folder holds another training.
     """
-    description = {"config": config.to_dict(), "recipe": recipe.to_dict(), **circumstances}
+    description = {
+        "config": config.to_dict(),
+        "recipe": recipe.to_dict(),
+        "pictures_sha256": material.digests["train"],
+        "is_compiled": study.is_compiled,
+    }
     record = Record.open(folder / "training.json", description)
     torch.manual_seed(recipe.seed)
-    network = VisionTransformer(config, measure_normalisation(pictures))
-    if circumstances["is_compiled"]:
+    network = VisionTransformer(config, measure_normalisation(material.train))
+    if study.is_compiled:
         torch.compiler.reset()  # torch compiles the same code for only so many networks
         network.compile()
-    finish_stage(Run(recipe, pictures, folder, progress, record), STAGE, recipe.dense, network)
+    finish_stage(Run(recipe, material.train, folder, progress, record), STAGE, recipe.dense, network)
     return folder / f"{STAGE}.safetensors"
 
 
-def _measure(network_file: Path, calibration_u8: U8, pictures: PixelPictures, report: Report) -> dict[str, Any]:
-    return measure(load_network(network_file), calibration_u8, pictures, report)
+def _measure(network_file: Path, material: _Material, folder: Path, report: Report) -> dict[str, Any]:
+    """Measure a trained network, unless its folder knows what this code measures of it."""
+    inputs = {
+        "network": file_digest(network_file),
+        "pictures": material.digests,
+        "code": source_digest(("heatvit", "model", "quant")),
+    }
+
+    def action() -> dict[str, Any]:
+        return measure(load_network(network_file), material.calibration_u8, material.test, report)
+
+    return run_step(folder / "measured.json", inputs, [], action).values
 
 
 def _summarise(runs: Sequence[dict[str, Any]], setting: tuple[float, float]) -> dict[str, Any]:

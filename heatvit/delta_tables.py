@@ -23,8 +23,9 @@ SIZES = {
     "relative_error": "logit error / logits",
     "error_rms": "logit error",
     "logit_rms": "logits",
-    "gelu_gain": "GELU gain, error",
-    "gelu_relative_gain": "GELU gain, relative",
+    "gelu_peak_gain": "GELU slope, largest",
+    "gelu_gain": "GELU slope, rms",
+    "gelu_relative_gain": "GELU gain of error / signal",
 }
 """Sizes, compared by their ratio."""
 

@@ -4,7 +4,7 @@ Testpoints: logits compared by hand; the logits measured are those of the float 
 of GELU against differences of the function itself; delta2 alone cannot change a code of the integer network; the
 command trains every setting and seed, differing in nothing but the deltas, prints tables and writes JSON whose
 summary follows from its runs; a second call repeats nothing; calibration sees every class of a sorted pack; another
-training in the folder, selectors, too few seeds are refused.
+training in the folder, selectors, too few seeds are refused; --compile compiles every training.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def test_measured_logits_are_those_of_float_and_golden(deltas: tuple[float, floa
 @pytest.mark.parametrize("delta1", [1.0, 0.5])
 def test_gains_are_what_small_errors_do(delta1: float) -> None:
     network, pictures_u8 = tiny_network(delta1=delta1), pixels(6, 3).pictures_u8
-    gain, relative_gain = gelu_gains(network, pictures_u8)
+    measured = gelu_gains(network, pictures_u8)
     inputs: list[torch.Tensor] = []
     for block in network.blocks:
         block.mlp.fc1.register_forward_hook(lambda module, arguments, result: inputs.append(result.double()))
@@ -114,8 +114,10 @@ def test_gains_are_what_small_errors_do(delta1: float) -> None:
         error = (polynomial_gelu(x + noise, delta1) - result).norm()
         gains.append(float(error / noise.norm()))
         relative_gains.append(float(error / result.norm() / (noise.norm() / x.norm())))
-    assert gain == pytest.approx(np.mean(gains), rel=0.05)
-    assert relative_gain == pytest.approx(np.mean(relative_gains), rel=0.05)
+    assert measured["gelu_gain"] == pytest.approx(np.mean(gains), rel=0.05)
+    assert measured["gelu_relative_gain"] == pytest.approx(np.mean(relative_gains), rel=0.05)
+    steepest = max(float((polynomial_gelu(x + 1e-6, delta1) - polynomial_gelu(x, delta1)).abs().max()) for x in inputs)
+    assert measured["gelu_peak_gain"] == pytest.approx(steepest / 1e-6, rel=1e-3)
 
 
 def test_delta2_alone_changes_no_code() -> None:
@@ -207,6 +209,15 @@ def test_second_call_repeats_nothing(folder: Path, monkeypatch: pytest.MonkeyPat
 def test_wrong_studies_are_refused(folder: Path, more: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert study(folder, more) == 2
     assert message in capsys.readouterr().err
+
+
+def test_compiled_trainings_are_compiled_and_no_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(VisionTransformer, "compile", lambda network: compiled.append("network"))
+    monkeypatch.setattr(torch.compiler, "reset", lambda: compiled.append("reset"))
+    assert study(folder, "--compile", f"--out={folder / 'compiled'}") == 0
+    assert compiled == ["reset", "network"] * 6
+    assert study(folder) == 0 and len(compiled) == 12
 
 
 def test_folder_of_another_study_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
