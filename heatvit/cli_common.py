@@ -26,7 +26,7 @@ Images = Annotated[
     typer.Option(
         "--images",
         metavar="SOURCE",
-        help="A folder of pictures (with one sub-folder a class if labels matter), an .npz pack, digits, "
+        help="A folder of pictures (with one sub-folder a class if labels matter), an .npz or .npz.xz pack, digits, "
         "digits:train or digits:test.",
     ),
 ]

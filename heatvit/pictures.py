@@ -31,8 +31,8 @@ def load_split(source: str, config: NetworkConfig) -> Split:
 def open_pictures(source: str, config: NetworkConfig, count: int | None = None) -> tuple[Pictures, bool]:
     """Return (pictures, labelled): all of a source, or the first `count` of it.
 
-    source: "digits", "digits:train" or "digits:test", an .npz pack, a folder of class folders, or a folder of
-    pictures; only the last has no labels. Raises ValueError naming what cannot be read.
+    source: "digits", "digits:train" or "digits:test", an .npz or .npz.xz pack, a folder of class folders, or a folder
+    of pictures; only the last has no labels. Raises ValueError naming what cannot be read.
     """
     is_labelled = not _is_flat_folder(Path(source))
     if source in ("digits:train", "digits:test"):

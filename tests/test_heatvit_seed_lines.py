@@ -41,4 +41,4 @@ def test_everything_is_named() -> None:
     for words in ("A study", "error, %", "top-1", "1, 1", "0.5, 0.5", "seed 3", "seed 7", "delta1, delta2"):
         assert f">{words}</text>" in text
     assert len(re.findall("<circle", text)) == 2 * 2 * 3 + 2
-    assert "error, %, 1 to 3 with 1, 1, 2 to 2.5 with 0.5, 1, 1.5 to 4 with 0.5, 0.5" in DRAWING.alt
+    assert "error, %, 1 to 3 at (1, 1), 2 to 2.5 at (0.5, 1), 1.5 to 4 at (0.5, 0.5)" in DRAWING.alt

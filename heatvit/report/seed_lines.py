@@ -73,4 +73,4 @@ def _legend(seeds: Sequence[int]) -> list[Html]:
 def _ranges(panel: Panel, settings: Sequence[str]) -> str:
     """Say in words what a panel shows."""
     columns = zip(settings, zip(*panel.values, strict=True), strict=True)
-    return ", ".join(f"{compact(min(values))} to {compact(max(values))} with {name}" for name, values in columns)
+    return ", ".join(f"{compact(min(values))} to {compact(max(values))} at ({name})" for name, values in columns)
