@@ -25,6 +25,22 @@ from quant.signal_to_noise import LayerNoise, signal_to_noise
 
 BATCH = 50
 """Pictures at once; small networks lose their time between kernels if there are fewer."""
+SHARES = {
+    "float_top1": "top-1, float, %",
+    "golden_top1": "top-1, golden, %",
+    "top1_loss": "top-1 lost, points",
+    "agreement": "same class, %",
+}
+"""What is measured as a share of the pictures, in words; settings are compared by differences."""
+SIZES = {
+    "relative_error": "logit error / logits",
+    "error_rms": "logit error",
+    "logit_rms": "logits",
+    "gelu_peak_gain": "GELU slope, largest",
+    "gelu_gain": "GELU slope, rms",
+    "gelu_relative_gain": "GELU gain of error / signal",
+}
+"""What is measured as a size, in words; settings are compared by ratios. error_rms is relative_error * logit_rms."""
 KINDS = {
     "residual stream": ("patch_embed", "proj", "fc2"),
     "LayerNorm": ("norm1", "norm2", "norm"),

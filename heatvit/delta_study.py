@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from heatvit.delta_measure import KINDS, measure
+from heatvit.delta_measure import KINDS, SHARES, SIZES, measure
 from heatvit.files import file_digest
 from heatvit.flow import CALIBRATION_PICTURES, load_all
 from heatvit.pictures import first
@@ -39,10 +39,6 @@ SETTINGS = ((1.0, 1.0), (0.5, 1.0), (0.5, 0.5))
 ORDER_SEED = 0
 """Packs may be sorted by class; calibration and normalisation take the first pictures, in this random order."""
 STAGE = "float"
-DIFFERENCES = ("float_top1", "golden_top1", "top1_loss", "agreement")
-"""Measurements by whose difference settings are compared."""
-RATIOS = ("relative_error", "error_rms", "logit_rms", "gelu_peak_gain", "gelu_gain", "gelu_relative_gain")
-"""Measurements by whose ratio settings are compared; that of error_rms is that of logit_rms times relative_error's."""
 
 
 @dataclass(frozen=True)
@@ -176,14 +172,14 @@ def _summarise(runs: Sequence[dict[str, Any]], setting: tuple[float, float]) -> 
     summary: dict[str, Any] = {
         "delta1": setting[0],
         "delta2": setting[1],
-        **{name: spread(values(name)) for name in (*DIFFERENCES, *RATIOS)},
+        **{name: spread(values(name)) for name in (*SHARES, *SIZES)},
         "layers": {
             kind: {part: spread([layers[kind][part] for layers in values("layers")]) for part in ("error", "rounding")}
             for kind in KINDS
         },
     }
     if setting != SETTINGS[0]:
-        compared = {name: difference(values(name), values(name, SETTINGS[0])) for name in DIFFERENCES}
-        compared |= {name: ratio(values(name), values(name, SETTINGS[0])) for name in RATIOS}
+        compared = {name: difference(values(name), values(name, SETTINGS[0])) for name in SHARES}
+        compared |= {name: ratio(values(name), values(name, SETTINGS[0])) for name in SIZES}
         summary["against_first"] = compared
     return summary

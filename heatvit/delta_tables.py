@@ -7,27 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from heatvit.delta_measure import KINDS
+from heatvit.delta_measure import KINDS, SHARES, SIZES
 from heatvit.report.drawing import Drawing
 from heatvit.report.seed_lines import Panel, seed_lines
 from heatvit.seeds import Comparison, Spread
-
-SHARES = {
-    "float_top1": "top-1, float, %",
-    "golden_top1": "top-1, golden, %",
-    "top1_loss": "top-1 lost, points",
-    "agreement": "same class, %",
-}
-"""Shares of the pictures, compared by their difference in percentage points."""
-SIZES = {
-    "relative_error": "logit error / logits",
-    "error_rms": "logit error",
-    "logit_rms": "logits",
-    "gelu_peak_gain": "GELU slope, largest",
-    "gelu_gain": "GELU slope, rms",
-    "gelu_relative_gain": "GELU gain of error / signal",
-}
-"""Sizes, compared by their ratio."""
 
 
 def study_tables(result: dict[str, Any]) -> list[Table]:
