@@ -31,6 +31,15 @@ def study_delta(
     recipe: Annotated[
         str, typer.Option("--recipe", metavar="NAME|FILE", help="How to train; of its stages only the dense one.")
     ] = "delta_study",
+    deltas: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--deltas",
+            metavar="D1,D2",
+            help="A setting of delta1 and delta2; repeatable, the first is what others are compared with "
+            "[default: 1,1 and 0.5,1 and 0.5,0.5]",
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option("--seeds", metavar="N,N,...", help="Seeds of the trainings.")] = "0,1,2",
     is_compiled: Annotated[
         bool, typer.Option("--compile", help="Train by torch.compile: about three times as fast, needs g++.")
@@ -47,7 +56,9 @@ def study_delta(
     from heatvit import delta_study
     from heatvit.delta_tables import study_drawing, study_tables
 
-    study = delta_study.Study(train, test, out, network, recipe, tuple(whole_numbers("--seeds", seeds)), is_compiled)
+    settings = tuple(_pair(text) for text in deltas) if deltas else delta_study.SETTINGS
+    numbers = tuple(whole_numbers("--seeds", seeds))
+    study = delta_study.Study(train, test, out, network, recipe, settings, numbers, is_compiled)
     with show_progress() as progress:
         result = delta_study.run_study(study, progress)
     for table in study_tables(result):
@@ -57,3 +68,11 @@ def study_delta(
     if json_file is not None:
         write_json(json_file, result)
     return 0
+
+
+def _pair(text: str) -> tuple[float, float]:
+    try:
+        delta1, delta2 = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"--deltas must be two numbers with a comma between them, not {text!r}") from None
+    return delta1, delta2

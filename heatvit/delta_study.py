@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from heatvit import delta_measure
 from heatvit.delta_measure import KINDS, SHARES, SIZES, measure
 from heatvit.files import file_digest
 from heatvit.flow import CALIBRATION_PICTURES, load_all
@@ -35,7 +36,7 @@ from quant.config import NetworkConfig
 from quant.network import U8
 
 SETTINGS = ((1.0, 1.0), (0.5, 1.0), (0.5, 0.5))
-"""(delta1, delta2) of the trainings; the others are compared with the first."""
+"""(delta1, delta2): of the plain functions, of the half that GELU takes, and of the paper."""
 ORDER_SEED = 0
 """Packs may be sorted by class; calibration and normalisation take the first pictures, in this random order."""
 STAGE = "float"
@@ -45,8 +46,9 @@ STAGE = "float"
 class Study:
     """What to train and to measure: sources of pictures, network and recipe by name or file.
 
-    out keeps what is finished, so that a second call goes on. is_compiled trains by torch.compile: several times as
-    fast, but it needs a C++ compiler and rounds differently.
+    settings are pairs (delta1, delta2), of which the others are compared with the first. out keeps what is finished,
+    so that a second call goes on. is_compiled trains by torch.compile: several times as fast, but it needs a C++
+    compiler and rounds differently.
     """
 
     train: str
@@ -54,12 +56,15 @@ class Study:
     out: Path
     network: str = "cifar10"
     recipe: str = "delta_study"
+    settings: tuple[tuple[float, float], ...] = SETTINGS
     seeds: tuple[int, ...] = (0, 1, 2)
     is_compiled: bool = False
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.seeds) <= MAX_SEEDS or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be 2 to {MAX_SEEDS} different numbers, not {list(self.seeds)}")
+        if len(set(self.settings)) < max(len(self.settings), 2):
+            raise ValueError(f"settings must be 2 or more different pairs of deltas, not {list(self.settings)}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def run_study(study: Study, progress: Progress) -> dict[str, Any]:
     report("read pictures", 1, 1)
     runs = []
     for seed in study.seeds:
-        for delta1, delta2 in SETTINGS:
+        for delta1, delta2 in study.settings:
             name = f"delta1 {delta1:g}, delta2 {delta2:g}, seed {seed}"
             folder = study.out / name.replace(", ", "_").replace(" ", "_")
             setting = replace(config, delta1=delta1, delta2=delta2)
@@ -111,7 +116,7 @@ def run_study(study: Study, progress: Progress) -> dict[str, Any]:
         "is_compiled": study.is_compiled,
         "seeds": list(study.seeds),
         "runs": runs,
-        "settings": [_summarise(runs, setting) for setting in SETTINGS],
+        "settings": [_summarise(runs, setting, study.settings[0]) for setting in study.settings],
     }
 
 
@@ -154,7 +159,7 @@ def _measure(network_file: Path, material: _Material, folder: Path, report: Repo
     inputs = {
         "network": file_digest(network_file),
         "pictures": material.digests,
-        "code": source_digest(("heatvit", "model", "quant")),
+        "code": [source_digest(("model", "quant")), file_digest(Path(delta_measure.__file__))],
     }
 
     def action() -> dict[str, Any]:
@@ -163,8 +168,10 @@ def _measure(network_file: Path, material: _Material, folder: Path, report: Repo
     return run_step(folder / "measured.json", inputs, [], action).values
 
 
-def _summarise(runs: Sequence[dict[str, Any]], setting: tuple[float, float]) -> dict[str, Any]:
-    """Return mean and spread of a setting's measurements over the seeds, and its comparison with the first setting."""
+def _summarise(
+    runs: Sequence[dict[str, Any]], setting: tuple[float, float], baseline: tuple[float, float]
+) -> dict[str, Any]:
+    """Return mean and spread of a setting's measurements over the seeds, and its comparison with the baseline's."""
 
     def values(name: str, of: tuple[float, float] = setting) -> list[Any]:
         return [run[name] for run in runs if (run["delta1"], run["delta2"]) == of]
@@ -178,8 +185,8 @@ def _summarise(runs: Sequence[dict[str, Any]], setting: tuple[float, float]) -> 
             for kind in KINDS
         },
     }
-    if setting != SETTINGS[0]:
-        compared = {name: difference(values(name), values(name, SETTINGS[0])) for name in SHARES}
-        compared |= {name: ratio(values(name), values(name, SETTINGS[0])) for name in SIZES}
+    if setting != baseline:
+        compared = {name: difference(values(name), values(name, baseline)) for name in SHARES}
+        compared |= {name: ratio(values(name), values(name, baseline)) for name in SIZES}
         summary["against_first"] = compared
     return summary

@@ -4,7 +4,7 @@ Testpoints: logits compared by hand; the logits measured are those of the float 
 of GELU against differences of the function itself; delta2 alone cannot change a code of the integer network; the
 command trains every setting and seed, differing in nothing but the deltas, prints tables and writes JSON whose
 summary follows from its runs; a second call repeats nothing; calibration sees every class of a sorted pack; another
-training in the folder, selectors, too few seeds are refused; --compile compiles every training.
+training in the folder, selectors, too few seeds or settings are refused; --compile compiles every training.
 """
 
 from __future__ import annotations
@@ -175,6 +175,15 @@ def test_command_compares_settings_seed_by_seed(folder: Path, capsys: pytest.Cap
     assert (folder / "study.svg").read_text().startswith("<svg")
 
 
+def test_other_settings_can_be_chosen(folder: Path) -> None:
+    more = ("--deltas=0.5,0.25", "--deltas=1,1", f"--json={folder / 'study.json'}")
+    assert study(folder, *more) == 0
+    settings = json.loads((folder / "study.json").read_text())["settings"]
+    assert [(setting["delta1"], setting["delta2"]) for setting in settings] == [(0.5, 0.25), (1.0, 1.0)]
+    assert ["against_first" in setting for setting in settings] == [False, True]
+    assert len(list((folder / "out").iterdir())) == 4
+
+
 def test_trainings_differ_in_their_deltas_only(folder: Path) -> None:
     assert study(folder) == 0
     folders = sorted(path for path in (folder / "out").iterdir())
@@ -202,6 +211,9 @@ def test_second_call_repeats_nothing(folder: Path, monkeypatch: pytest.MonkeyPat
     [
         ("--seeds=1", "seeds must be 2 to 10 different numbers, not [1]"),
         ("--seeds=1,1", "seeds must be 2 to 10 different numbers, not [1, 1]"),
+        ("--deltas=1,1", "settings must be 2 or more different pairs of deltas, not [(1.0, 1.0)]"),
+        ("--deltas=1", "--deltas must be two numbers with a comma between them, not '1'"),
+        ("--deltas=1,x", "--deltas must be two numbers with a comma between them, not '1,x'"),
         ("--network=digits", "network of a delta study must have no selectors, not [1, 2]"),
         ("--test=missing.npz", "an .npz or .npz.xz file that exists, not 'missing.npz'"),
     ],
