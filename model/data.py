@@ -30,6 +30,7 @@ I64: TypeAlias = NDArray[np.int64]
 CROP_RATIO = 0.875
 """A picture that is not of the network's size gets a short side of size / 0.875, then loses what is off the centre."""
 PILLOW_MODES = {1: "L", 3: "RGB"}
+PACK_SUFFIXES = (".npz", ".npz.xz")
 
 
 class Pictures(Protocol):
@@ -116,7 +117,7 @@ def load_pictures(source: str, config: NetworkConfig) -> Pictures:
     """Return the pictures of a source, fitted to a network.
 
     source is "digits", a folder with one sub-folder a class, one that Hugging Face's `Dataset.save_to_disk` wrote (of a
-    DatasetDict, that of a split), or an .npz pack.
+    DatasetDict, that of a split), or an .npz or .npz.xz pack.
     Raises ValueError naming the file or field that is wrong.
     """
     if config.in_chans not in PILLOW_MODES:
@@ -128,10 +129,10 @@ def load_pictures(source: str, config: NetworkConfig) -> Pictures:
         pictures = _saved(path, config)
     elif path.is_dir():
         pictures = _folder(path, config)
-    elif path.suffix == ".npz" and path.is_file():
+    elif path.name.endswith(PACK_SUFFIXES) and path.is_file():
         pictures = _pack(path, config)
     else:
-        raise ValueError(f'pictures must be "digits", a folder or an .npz file that exists, not {source!r}')
+        raise ValueError(f'pictures must be "digits", a folder or an .npz or .npz.xz file that exists, not {source!r}')
     labels = pictures.labels
     if not len(labels) or labels.min() < 0 or labels.max() >= config.num_classes:
         found = f"{labels.min()}..{labels.max()}" if len(labels) else "no picture"
