@@ -26,6 +26,7 @@ from model.distributed import ALONE, Processes
 from model.evaluate import Evaluation, evaluate
 from model.recipe import load_recipe
 from model.train import train
+from model.vit import VisionTransformer
 from quant.convert import convert
 from quant.network import U8, IntegerNetwork
 from quant.network_file import METADATA_KEY, load_network, save_network
@@ -82,11 +83,8 @@ def quantize_network(
         calibrate, network.config, None if finetuning else count or CALIBRATION_PICTURES
     )
     calibration = first(pictures, count or CALIBRATION_PICTURES)
-    normalisation = network.normalisation
     if finetuning is None:
-        integer_network = convert(
-            network.state_dict(), network.config, load_all(calibration), normalisation.mean, normalisation.std
-        )
+        integer_network = quantize_float(network, load_all(calibration))
     else:
         if not is_labelled:
             raise ValueError(f"training needs labelled pictures: one sub-folder a class, or a pack, not {calibrate!r}")
@@ -128,6 +126,12 @@ def evaluate_network(network_file: Path, images: str, count: int | None, report:
         "num_tokens": config.num_tokens,
         **work_of(result),
     }
+
+
+def quantize_float(network: VisionTransformer, pictures_u8: U8) -> IntegerNetwork:
+    """Quantize a float network after training, with scales from pictures (n, C, S, S)."""
+    normalisation = network.normalisation
+    return convert(network.state_dict(), network.config, pictures_u8, normalisation.mean, normalisation.std)
 
 
 def load_all(pictures: Pictures) -> U8:

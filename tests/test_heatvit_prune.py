@@ -3,7 +3,8 @@
 Testpoints: the latency table comes from the cycle model and predicts the dense network exactly; the folder holds float
 and 8-bit networks, the log, the table and the result; a second call loads; the 8-bit networks are integer networks with
 the selectors of the limit, and training in 8 bits equals the golden; without a package token nothing is quantized; a
-file that is missing or another training's folder is refused in one line.
+file that is missing or another training's folder is refused in one line; the study of such a folder gives each ranking
+the work of the trained network, and draws.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from hw.latency import estimate_network
 from hw.memory_model import MemoryModel
 from model.checkpoint import load_network
 from model.config import NETWORKS
+from model.evaluate import macs
+from model.inference import infer
+from model.pruning.baselines import Ranking
 from model.qat import QatNetwork
 from model.vit import IMAGENET, VisionTransformer
 from quant.network_file import load_network as load_integer_network
@@ -127,12 +131,46 @@ def test_training_in_8_bits_equals_the_golden(trained: Path) -> None:
     assert comparison.layers > 0 and comparison.mismatches == 0
 
 
-def test_without_a_package_token_nothing_is_quantized(tmp_path: Path) -> None:
-    plan = write_inputs(tmp_path)
-    assert main(["train", "--config", str(plan), "--no-package", "--out", str(tmp_path / "out")]) == 0
-    assert not list((tmp_path / "out").glob("network_*"))
-    (path,) = (tmp_path / "out").glob("limit_*.safetensors")
+@pytest.fixture(scope="module")
+def without_package(trained: Path) -> Path:
+    out = trained / "without"
+    assert main(["train", "--config", str(trained / "plan.json"), "--no-package", "--out", str(out)]) == 0
+    return out
+
+
+def test_without_a_package_token_nothing_is_quantized(without_package: Path) -> None:
+    assert not list(without_package.glob("network_*"))
+    (path,) = without_package.glob("limit_*.safetensors")
     assert not load_network(path).has_package
+
+
+def test_study_compares_at_equal_work(trained: Path, without_package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["study", "pruning", str(trained / "out"), "--images", str(trained / "pictures.npz")]
+    words += ["--no-package", str(without_package), "--json", str(trained / "study.json")]
+    assert main([*words, "--svg", str(trained / "study.svg")]) == 0
+    result = json.loads((trained / "study.json").read_text())
+    dense, point = result["points"]
+    assert result["n"] == 24 and [row["name"] for row in dense["rows"]] == ["dense, float", "dense, integer"]
+    assert [row["name"] for row in point["rows"]] == ["ours, float", "ours, integer", "ours without package token"] + [
+        ranking.value for ranking in Ranking
+    ]
+    ours, integers, without, *rankings = point["rows"]
+    assert ours["difference"] == 0 and ours["p"] == 1 and ours["agreement"] == 1
+    for row in rankings:
+        assert row["gmac"] == pytest.approx(ours["gmac"], rel=0.02)
+    assert integers["gmac"] == pytest.approx(ours["gmac"], rel=0.5) and without["gmac"] > 0
+    (path,) = (trained / "out").glob("limit_*.safetensors")
+    network, pack = load_network(path), np.load(trained / "pictures.npz")
+    found = infer(network.eval(), torch.from_numpy(pack["images"].transpose(0, 3, 1, 2).copy()), network.kernels)
+    assert ours["top1"] == (found.logits.argmax(1).numpy() == pack["labels"]).mean()
+    counts = list(zip(*(stage.tolist() for stage in found.num_tokens), strict=True))
+    assert ours["gmac"] == pytest.approx(np.mean([macs(network.config, each) for each in counts]) / 1e9)
+    assert "received attention" in (trained / "study.svg").read_text() and "24 pictures" in capsys.readouterr().out
+
+
+def test_study_refuses_other_folders(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "pruning", str(trained), "--images", str(trained / "pictures.npz")]) == 2
+    assert "must be the record of heatvit train --config" in capsys.readouterr().err
 
 
 def test_another_training_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
