@@ -3,8 +3,8 @@
 The polynomial of HeatViT Eq. 11-12 and the rounding to int8 differ from GELU by a curve. What of it falls on the
 values that a hidden unit really takes depends on where they lie, so each unit gets a scale and a shift of its GELU's
 input, the pair whose error varies least; the shift goes into the bias of fc1, the scale into its row and, inverted,
-into the column of fc2. What the error is on average is taken back in the bias of fc2. The range of the codes is searched
-the same way.
+into the column of fc2. What the error is on average is taken back in the bias of fc2. The range of the codes is
+searched the same way.
 
 In the last block only CLS reaches the logits, so only its values count there.
 """
