@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from heatvit import cli_bench
+from heatvit import cli_bench, cli_study
 from heatvit.cli_common import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -46,6 +46,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_bench.app, name="bench")
+app.add_typer(cli_study.app, name="study")
 
 
 @app.command()
@@ -59,6 +60,10 @@ def train(
             "everything but --out and --device.",
         ),
     ] = None,
+    no_package: Annotated[
+        bool,
+        typer.Option("--no-package", help="With --config: an ablation whose pruned tokens leave no package token."),
+    ] = False,
     recipe: Annotated[
         str, typer.Option("--recipe", metavar="NAME|FILE", help="How to train: digits, or a .json or .toml file.")
     ] = "digits",
@@ -84,7 +89,7 @@ def train(
 
     with open_processes(device) as processes, show_progress(processes.is_main) as progress:
         if plan is not None:
-            result = train_by_plan(plan, out, progress, processes)
+            result = train_by_plan(plan, no_package, out, progress, processes)
         else:
             result = flow.train_network(recipe, network, images, out, progress, processes)
     return finish(f"trained: {out}", result, json_file) if processes.is_main else 0

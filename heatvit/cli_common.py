@@ -26,8 +26,8 @@ Images = Annotated[
     typer.Option(
         "--images",
         metavar="SOURCE",
-        help="A folder of pictures (with one sub-folder a class if labels matter), an .npz pack, digits, "
-        "digits:train or digits:test.",
+        help="A folder of pictures (with one sub-folder a class if labels matter), a data set saved by Hugging Face's "
+        "datasets, an .npz or .npz.xz pack, digits, digits:train or digits:test.",
     ),
 ]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Use only the first so many pictures.")]

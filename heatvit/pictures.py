@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from model.data import EncodedPictures, Pictures, SubsetPictures, load_pictures, split_pictures
+from model.picture_folder import picture_files, sub_folders, train_and_test
+from model.saved_dataset import is_saved_dataset, open_saved_dataset
 from quant.config import NetworkConfig
 
 TEST_RATIO = 0.2
 SPLIT_SEED = 0
-"""The split of the digits that training and evaluation agree on."""
+"""The split that training and evaluation of the digits agree on, and of other sources without a split of their own."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,27 @@ class Split:
 
 
 def load_split(source: str, config: NetworkConfig) -> Split:
-    """Return the train and test pictures of a labelled source: a random fifth of each class is for testing."""
-    return Split(*split_pictures(load_pictures(source, config), TEST_RATIO, SPLIT_SEED))
+    """Return the train and test pictures of a labelled source: its own split, or a random fifth of each class to test.
+
+    A folder has its own split if it holds folders `train` and `val`, `validation` or `test`, with class folders or
+    saved data sets. Raises ValueError as `load_pictures`, and if the two have different classes.
+    """
+    folders = train_and_test(Path(source))
+    if folders is None:
+        return Split(*split_pictures(load_pictures(source, config), TEST_RATIO, SPLIT_SEED))
+    train, test = map(_class_names, folders)
+    if different := sorted(set(train) ^ set(test)):
+        raise ValueError(f"{folders[1]} must have the classes of {folders[0]}; {different[0]!r} is in one only")
+    if train != test:
+        raise ValueError(f"{folders[1]} must have the classes of {folders[0]} in the same order")
+    return Split(*(load_pictures(str(folder), config) for folder in folders))
 
 
 def open_pictures(source: str, config: NetworkConfig, count: int | None = None) -> tuple[Pictures, bool]:
     """Return (pictures, labelled): all of a source, or the first `count` of it.
 
-    source: "digits", "digits:train" or "digits:test", an .npz pack, a folder of class folders, or a folder of
-    pictures; only the last has no labels. Raises ValueError naming what cannot be read.
+    source: "digits:train" or "digits:test", what `load_pictures` takes, or a folder of pictures; only the last has no
+    labels. Raises ValueError naming what cannot be read.
     """
     is_labelled = not _is_flat_folder(Path(source))
     if source in ("digits:train", "digits:test"):
@@ -59,16 +73,18 @@ def first(pictures: Pictures, count: int) -> Pictures:
     return SubsetPictures(pictures, np.arange(min(count, len(pictures.labels))))
 
 
+def _class_names(folder: Path) -> tuple[str, ...]:
+    if is_saved_dataset(folder):
+        return open_saved_dataset(folder).class_names
+    return tuple(member.name for member in sub_folders(folder))
+
+
 def _is_flat_folder(path: Path) -> bool:
-    return path.is_dir() and not any(entry.is_dir() for entry in _visible(path))
+    return path.is_dir() and not is_saved_dataset(path) and not sub_folders(path)
 
 
 def _unlabelled(path: Path, config: NetworkConfig) -> Pictures:
-    files = [entry for entry in _visible(path) if entry.is_file()]
+    files = picture_files(path)
     if not files:
         raise ValueError(f"folder {path} holds no picture")
     return EncodedPictures(files, np.zeros(len(files), np.int64), config.image_size, config.in_chans)
-
-
-def _visible(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))

@@ -48,13 +48,17 @@ def measure_table(config: NetworkConfig, accelerator: str) -> LatencyTable:
     )
 
 
-def train_by_plan(plan_file: Path, out: Path, progress: Progress, processes: Processes = ALONE) -> dict[str, Any]:
+def train_by_plan(
+    plan_file: Path, no_package: bool, out: Path, progress: Progress, processes: Processes = ALONE
+) -> dict[str, Any]:
     """Train networks under the latency limits of a file; goes on where an interrupted run of the same file stopped.
 
     `out` receives, for each limit, limit_N.safetensors (float) and, with a package token, network_N.safetensors
     (8 bits); log.csv, latency_table.json, training.json, result.json.
     """
     plan = load_plan(plan_file)
+    if no_package:
+        plan = replace(plan, has_package=False)
     config = replace(load_network_config(plan.network), selectors=())
     dense = load_timm(Path(plan.weights), config, IMAGENET)
     pictures, _ = open_pictures(plan.images, config)

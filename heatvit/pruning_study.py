@@ -22,6 +22,8 @@ from heatvit.golden import BATCH
 from heatvit.paired import mcnemar_p
 from heatvit.pictures import first, open_pictures
 from heatvit.progress import Report
+from heatvit.report.drawing import Drawing
+from heatvit.report.line_chart import Line, line_chart
 from model.checkpoint import load_network, load_timm
 from model.config import load_network_config
 from model.data import I64, Pictures, batches
@@ -77,7 +79,7 @@ class PruningStudy:
             self._measure("dense, float", config, pictures, _float_forward(dense)),
             self._measure("dense, integer", config, pictures, _golden_forward(golden)),
         ]
-        points = [{"limit": None, "rows": [_compare(row, rows[0], pictures) for row in rows]}]
+        points: list[dict[str, Any]] = [{"limit": None, "rows": [_compare(row, rows[0], pictures) for row in rows]}]
         for limit in plan.limits:
             rows = self._point(limit, dense, pictures)
             points.append({"limit": limit, "rows": [_compare(row, rows[0], pictures) for row in rows]})
@@ -96,18 +98,16 @@ class PruningStudy:
         golden = FastGolden(load_integer_network(self.runs / f"network_{limit:.0f}.safetensors"))
         config = network.config
         rows = [
-            self._measure(f"ours, float, {limit:.0f} cycles", config, pictures, _float_forward(network)),
-            self._measure(f"ours, integer, {limit:.0f} cycles", config, pictures, _golden_forward(golden)),
+            self._measure("ours, float", config, pictures, _float_forward(network)),
+            self._measure("ours, integer", config, pictures, _golden_forward(golden)),
         ]
         if self.without_package is not None:
             other = load_network(self.without_package / f"limit_{limit:.0f}.safetensors").eval()
-            name = f"ours without package token, {limit:.0f} cycles"
-            rows.append(self._measure(name, other.config, pictures, _float_forward(other)))
+            rows.append(self._measure("ours without package token", other.config, pictures, _float_forward(other)))
         kept = equal_work(config, rows[0])
         for ranking in Ranking:
-            name = f"{ranking.value}, {limit:.0f} cycles"
-            forward = _ranked_forward(dense, ranking, kept)
-            rows.append(replace(self._measure(name, config, pictures, forward), macs=ranked_macs(config, kept)))
+            row = self._measure(ranking.value, config, pictures, _ranked_forward(dense, ranking, kept))
+            rows.append(replace(row, macs=ranked_macs(config, kept)))
         return rows
 
     def _measure(self, name: str, config: NetworkConfig, pictures: Pictures, forward: Forward) -> Row:
@@ -193,10 +193,32 @@ def _compare(row: Row, reference: Row, pictures: Pictures) -> dict[str, Any]:
     }
 
 
+HEADER = ("network", "GMAC", "top-1", "points above", "p", "agreement")
+"""Of the printed table; the last three are against the first row of the same limit."""
+
+
 def table_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the lines of the printed table; differences and p-values are against the first row of each limit."""
+    """Return the lines of the printed table."""
     return [
-        (row["name"], f"{row['gmac']:.3f}", f"{row['top1']:.1%}", f"{100 * row['difference']:+.1f}", f"{row['p']:.2g}")
+        (
+            row["name"],
+            f"{row['gmac']:.3f}",
+            f"{row['top1']:.1%}",
+            f"{100 * row['difference']:+.1f}",
+            f"{row['p']:.2g}",
+            f"{row['agreement']:.1%}",
+        )
         for point in result["points"]
         for row in point["rows"]
     ]
+
+
+def study_drawing(result: dict[str, Any]) -> Drawing:
+    """Draw top-1 against multiply-accumulates, one line a method, each from the dense network down."""
+    dense, *points = (point["rows"] for point in result["points"])
+    lines = []
+    for number, row in enumerate(points[0]):
+        start = dense[1] if row["name"] == "ours, integer" else dense[0]
+        found = [start, *(rows[number] for rows in points)]
+        lines.append(Line(row["name"], [(each["gmac"], 100 * each["top1"]) for each in found]))
+    return line_chart(f"Token pruning, {result['n']} pictures", lines, "GMAC a picture", "top-1, %")

@@ -36,6 +36,17 @@ NETWORKS: dict[str, NetworkConfig] = {
         mlp_hidden=96,
         selectors=(1, 2),
     ),
+    # The study of delta1 and delta2 (heatvit/delta_study.py): colour, 64 patches, trained from scratch in minutes.
+    "cifar10": NetworkConfig(
+        image_size=32,
+        patch_size=4,
+        in_chans=3,
+        num_classes=10,
+        embed_dim=48,
+        depth=4,
+        num_heads=3,
+        mlp_hidden=96,
+    ),
     "deit_tiny": _deit(embed_dim=192, num_heads=3),
     "deit_small": _deit(embed_dim=384, num_heads=6),
     "deit_base": _deit(embed_dim=768, num_heads=12),

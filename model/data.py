@@ -1,4 +1,4 @@
-"""Labelled pictures as uint8 (B, C, height, width): embedded digits, class folders, packs of pixels or JPEGs.
+"""Labelled pictures as uint8 (B, C, height, width): digits, class folders, saved data sets, packs of pixels or JPEGs.
 
 Encoded pictures are decoded when asked for, so a data set larger than memory works. Pillow is the only decoder.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -20,6 +20,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from model.npz import read_npz
+from model.picture_folder import class_files
+from model.saved_dataset import is_saved_dataset, open_saved_dataset
 from quant.config import NetworkConfig
 from quant.network import U8
 
@@ -28,6 +30,7 @@ I64: TypeAlias = NDArray[np.int64]
 CROP_RATIO = 0.875
 """A picture that is not of the network's size gets a short side of size / 0.875, then loses what is off the centre."""
 PILLOW_MODES = {1: "L", 3: "RGB"}
+PACK_SUFFIXES = (".npz", ".npz.xz")
 
 
 class Pictures(Protocol):
@@ -54,22 +57,25 @@ class PixelPictures:
 
 @dataclass(frozen=True)
 class EncodedPictures:
-    """Pictures held as encoded files, on disk (a path) or in memory (bytes)."""
+    """Pictures held as encoded files, on disk (a path) or in memory (bytes); origin names the set of the latter."""
 
-    sources: Sequence[Path] | Sequence[bytes]
+    sources: Sequence[Path] | Sequence[str | bytes]
     labels: I64
     image_size: int
     in_chans: int
+    origin: str = "the pack"
 
     def load(self, indices: I64) -> U8:
+        pixels = np.empty((len(indices), self.in_chans, self.image_size, self.image_size), np.uint8)
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-            return np.stack(list(pool.map(self._decode, indices.tolist())))
+            for row, picture_u8 in enumerate(pool.map(self._decode, indices.tolist())):
+                pixels[row] = picture_u8
+        return pixels
 
     def _decode(self, index: int) -> U8:
         source = self.sources[index]
-        name, file = (
-            (source, source) if isinstance(source, Path) else (f"number {index} of the pack", io.BytesIO(source))
-        )
+        name = f"number {index} of {self.origin}" if isinstance(source, bytes) else str(source)
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
         try:
             with Image.open(file) as image:
                 return fit_picture(image, self.image_size, self.in_chans)
@@ -108,8 +114,10 @@ def fit_picture(image: Image.Image, image_size: int, in_chans: int) -> U8:
 
 
 def load_pictures(source: str, config: NetworkConfig) -> Pictures:
-    """Return the pictures of "digits", a folder with one sub-folder per class, or an .npz pack, fitted to a network.
+    """Return the pictures of a source, fitted to a network.
 
+    source is "digits", a folder with one sub-folder a class, one that Hugging Face's `Dataset.save_to_disk` wrote (of a
+    DatasetDict, that of a split), or an .npz or .npz.xz pack.
     Raises ValueError naming the file or field that is wrong.
     """
     if config.in_chans not in PILLOW_MODES:
@@ -117,12 +125,14 @@ def load_pictures(source: str, config: NetworkConfig) -> Pictures:
     path = Path(source)
     if source == "digits":
         pictures: Pictures = _embedded_digits(config)
+    elif is_saved_dataset(path):
+        pictures = _saved(path, config)
     elif path.is_dir():
         pictures = _folder(path, config)
-    elif path.suffix == ".npz" and path.is_file():
+    elif path.name.endswith(PACK_SUFFIXES) and path.is_file():
         pictures = _pack(path, config)
     else:
-        raise ValueError(f'pictures must be "digits", a folder or an .npz file that exists, not {source!r}')
+        raise ValueError(f'pictures must be "digits", a folder or an .npz or .npz.xz file that exists, not {source!r}')
     labels = pictures.labels
     if not len(labels) or labels.min() < 0 or labels.max() >= config.num_classes:
         found = f"{labels.min()}..{labels.max()}" if len(labels) else "no picture"
@@ -143,16 +153,15 @@ def _embedded_digits(config: NetworkConfig) -> PixelPictures:
 
 
 def _folder(path: Path, config: NetworkConfig) -> EncodedPictures:
-    """Every file of every sub-folder is a picture; classes are the sub-folders in alphabetic order."""
-    classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files = [
-        (file, label)
-        for label, folder in enumerate(classes)
-        for file in sorted(folder.iterdir())
-        if file.is_file() and not file.name.startswith(".")
-    ]
-    labels = np.array([label for _, label in files], np.int64)
-    return EncodedPictures([file for file, _ in files], labels, config.image_size, config.in_chans)
+    """Classes are the sub-folders in alphabetic order."""
+    classes = class_files(path)
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes])
+    return EncodedPictures(list(chain.from_iterable(classes)), labels, config.image_size, config.in_chans)
+
+
+def _saved(path: Path, config: NetworkConfig) -> EncodedPictures:
+    saved = open_saved_dataset(path)
+    return EncodedPictures(saved.pictures, saved.labels, config.image_size, config.in_chans, str(path))
 
 
 def _pack(path: Path, config: NetworkConfig) -> Pictures:

@@ -61,19 +61,19 @@ class Processes:
         return batch
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over all values of all processes, which may have different numbers of them.
+        """Return the mean over all values of all processes, which may have different numbers of them, in float32.
 
         The gradient is `size` times that of this process's part, because `replicate` averages gradients: what
         arrives at the parameters is the gradient of the mean, also through a square of it.
         """
         if self.size == 1:
-            return values.mean()
-        part = values.sum()
+            return values.float().mean()
+        part = values.float().sum()
         sums = torch.stack([part.detach().double(), part.new_tensor(values.numel(), dtype=torch.float64)])
         distributed.all_reduce(sums)
         total, count = sums.unbind()
-        part = part * (self.size / count).to(part.dtype)
-        return (total / count).to(part.dtype) + (part - part.detach())  # the bracket is exactly zero
+        part = part * (self.size / count).float()
+        return (total / count).float() + (part - part.detach())  # the bracket is exactly zero
 
     def replicate(self, network: nn.Module) -> nn.Module:
         """Return a module to be called for training in place of `network`, whose gradients it averages."""

@@ -92,12 +92,12 @@ def train(
     dense = VisionTransformer(replace(config, selectors=()), normalisation)
     if start:
         dense.load_state_dict({name: start.state_dict()[name] for name in dense.state_dict()})
-    dense = _finish(run, "dense", recipe.dense, dense)
+    dense = finish_stage(run, "dense", recipe.dense, dense)
 
     torch.manual_seed(recipe.seed)  # again: the dense stage may have been trained now or earlier
     pruned = VisionTransformer(config, normalisation)
     pruned.load_state_dict(dense.state_dict(), strict=False)
-    pruned = _finish(run, "pruned", recipe.select, pruned, teacher=dense)
+    pruned = finish_stage(run, "pruned", recipe.select, pruned, teacher=dense)
 
     return Trained(
         dense,
@@ -107,7 +107,7 @@ def train(
     )
 
 
-def _finish(
+def finish_stage(
     run: Run, name: str, stage: Stage, network: VisionTransformer, teacher: VisionTransformer | None = None
 ) -> VisionTransformer:
     """Return the network of a finished stage: from its file if an earlier start got so far, else by training it."""

@@ -84,7 +84,7 @@ def edit_tensors(path: Path, **changes: np.ndarray[Any, Any] | None) -> None:
     save_file(tensors, path, metadata)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "bench cycles", "bench model", "bench torch"])
+@pytest.mark.parametrize("command", [*COMMANDS, "bench cycles", "bench model", "bench torch", "study delta"])
 def test_help_explains_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*command.split(), "--help"]) == 0
     assert f"Example: heatvit {command}" in " ".join(capsys.readouterr().out.split())

@@ -128,8 +128,8 @@ def test_training_in_8_bits_equals_the_golden(trained: Path) -> None:
 
 
 def test_without_a_package_token_nothing_is_quantized(tmp_path: Path) -> None:
-    plan = write_inputs(tmp_path, has_package=False)
-    assert main(["train", "--config", str(plan), "--out", str(tmp_path / "out")]) == 0
+    plan = write_inputs(tmp_path)
+    assert main(["train", "--config", str(plan), "--no-package", "--out", str(tmp_path / "out")]) == 0
     assert not list((tmp_path / "out").glob("network_*"))
     (path,) = (tmp_path / "out").glob("limit_*.safetensors")
     assert not load_network(path).has_package

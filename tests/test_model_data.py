@@ -3,10 +3,11 @@
 Testpoints: the embedded digits have the network's shape and the right labels; folders and packs (pixels, JPEG) load
 with labels; grey and colour conversion; a picture of the network's size is untouched, another is resized and cropped at
 the centre; the split is stratified, seeded and disjoint; batches cover everything once; shifts move and fill with 0;
-every kind of broken source is refused by name.
+every kind of broken source is refused by name; a pack that xz compressed is that pack, and a broken one is refused.
 """
 
 import io
+import lzma
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,9 +89,9 @@ def test_folder_has_one_class_per_sub_folder(tmp_path: Path) -> None:
 
 def test_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / "cat" / "notes.png").write_text("no picture")
     pictures = load_pictures(str(tmp_path), COLOUR)
-    with pytest.raises(ValueError, match=r"picture .*notes\.txt cannot be read"):
+    with pytest.raises(ValueError, match=r"picture .*notes\.png cannot be read"):
         pictures.load(np.array([0]))
 
 
@@ -169,8 +170,34 @@ def test_foreign_and_corrupt_packs_are_refused(tmp_path: Path) -> None:
         load_pictures(str(tmp_path / "corrupt.npz"), TINY)
 
 
+def test_pack_within_xz_is_that_pack(tmp_path: Path) -> None:
+    plain = Path(jpeg_pack(tmp_path))
+    packed = tmp_path / "pack.npz.xz"
+    packed.write_bytes(lzma.compress(plain.read_bytes()))
+    expected, pictures = (load_pictures(str(path), COLOUR) for path in (plain, packed))
+    assert np.array_equal(pictures.labels, expected.labels)
+    assert np.array_equal(pictures.load(np.arange(3)), expected.load(np.arange(3)))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty", "no archive"])
+def test_broken_xz_packs_are_refused(tmp_path: Path, damage: str) -> None:
+    whole = lzma.compress(Path(jpeg_pack(tmp_path)).read_bytes())
+    content = {
+        "truncated": whole[: len(whole) // 2],
+        "flipped": whole[:100] + bytes([whole[100] ^ 1]) + whole[101:],
+        "foreign": b"not xz at all",
+        "empty": b"",
+        "no archive": lzma.compress(b"not a zip"),
+    }[damage]
+    (tmp_path / "pack.npz.xz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"archive .*pack\.npz\.xz cannot be read"):
+        load_pictures(str(tmp_path / "pack.npz.xz"), COLOUR)
+
+
 def test_missing_and_empty_sources_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r'pictures must be "digits", a folder or an \.npz file that exists, not'):
+    with pytest.raises(
+        ValueError, match=r'pictures must be "digits", a folder or an \.npz or \.npz\.xz file that exists, not'
+    ):
         load_pictures(str(tmp_path / "missing.npz"), TINY)
     with pytest.raises(ValueError, match=r"labels of .* must be in 0\.\.2, not no picture"):
         load_pictures(str(tmp_path), TINY)

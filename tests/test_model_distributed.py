@@ -34,6 +34,7 @@ def test_process_alone_has_everything() -> None:
     assert ALONE.is_main and ALONE.replicate(network) is network
     assert np.array_equal(ALONE.share(rows), rows) and ALONE.collect(rows) is rows
     assert ALONE.mean(torch.tensor([1.0, 2.0])).item() == 1.5
+    assert ALONE.mean((torch.arange(1000) < 701).bfloat16()).item() == pytest.approx(0.701)  # 0.703 in 8 bits
     with ALONE.main_first(), open_processes() as processes:
         assert processes == ALONE
 

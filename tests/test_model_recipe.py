@@ -1,8 +1,8 @@
 """Recipes and named networks.
 
 Testpoints: named objects load by name; JSON and TOML files give what their dictionary gives; every field is checked
-and named in the error; unknown names, wrong suffixes and unreadable files are refused; the digits recipe fits its
-network.
+and named in the error; unknown names, wrong suffixes and unreadable files are refused; recipes fit their
+networks.
 """
 
 import json
@@ -33,6 +33,12 @@ def test_digits_recipe_fits_its_network() -> None:
     recipe, config = load_recipe("digits"), load_network_config("digits")
     assert len(recipe.keep_ratios) == len(config.selectors)
     assert config.embed_dim % 16 == config.mlp_hidden % 16 == 0
+
+
+def test_delta_study_recipe_trains_a_dense_network() -> None:
+    recipe, config = load_recipe("delta_study"), load_network_config("cifar10")
+    assert recipe.keep_ratios == config.selectors == () and recipe.dense.epochs > recipe.select.epochs == 0
+    assert config.num_patches == 64 and config.head_dim % 16 == config.mlp_hidden % 16 == 0
 
 
 def test_named_networks_are_the_papers() -> None:

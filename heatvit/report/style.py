@@ -32,6 +32,10 @@ svg .series-0 { fill: var(--series-0); } svg .series-1 { fill: var(--series-1); 
 svg .series-2 { fill: var(--series-2); } svg .series-3 { fill: var(--series-3); }
 svg .series-4 { fill: var(--series-4); } svg .series-5 { fill: var(--series-5); }
 svg .curve { fill: none; stroke: var(--series-2); stroke-width: 2; opacity: 0.55; }
+svg .line { fill: none; stroke-width: 1.5; opacity: 0.7; }
+svg .line-0 { stroke: var(--series-0); } svg .line-1 { stroke: var(--series-1); }
+svg .line-2 { stroke: var(--series-2); } svg .line-3 { stroke: var(--series-3); }
+svg .line-4 { stroke: var(--series-4); } svg .line-5 { stroke: var(--series-5); }
 svg .curve-dot { fill: var(--card); stroke: var(--series-2); stroke-width: 2; }
 """
 """How figures look, in a page and as files."""
