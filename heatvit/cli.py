@@ -26,6 +26,7 @@ from heatvit.cli_common import (
     Network,
     Work,
     finish,
+    is_given,
     print_result,
     print_table,
     whole_numbers,
@@ -96,7 +97,9 @@ def train(
 
 @app.command()
 def quantize(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Float network, .safetensors.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Float network: ours, or with timm's names.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="NET.safetensors", help="Integer network to write.")],
     calibrate: Annotated[
         str, typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales; as --images elsewhere.")
@@ -114,6 +117,9 @@ def quantize(
         Path | None,
         typer.Option("--teacher", metavar="CHECKPOINT", help="Dense float network that --finetune follows."),
     ] = None,
+    network: Annotated[
+        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology of a CHECKPOINT with timm's names.")
+    ] = "deit_tiny",
     json_file: JsonFile = None,
 ) -> int:
     """Turn a float network into integers, with every accumulator bound proven.
@@ -129,12 +135,13 @@ def quantize(
         raise ValueError("--finetune and --teacher must be given together")
     finetuning = flow.Finetuning(recipe, teacher) if recipe and teacher else None
     with open_processes() as processes, show_progress(processes.is_main) as progress:
-        result = flow.quantize_network(checkpoint, calibrate, count, out, finetuning, progress, processes)
+        result = flow.quantize_network(checkpoint, calibrate, count, out, finetuning, progress, processes, network)
     return finish(f"quantized: {out}", result, json_file) if processes.is_main else 0
 
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     network_file: Annotated[
         Path | None, typer.Argument(metavar="[NETWORK]", help="Float checkpoint or integer network.")
     ] = None,
@@ -174,6 +181,9 @@ def evaluate(
     if (network_file is None) == (weights is None):
         raise ValueError("give either NETWORK or --weights")
     if network_file is not None:
+        only_weights = {"--calibrate": "calibrate", "--network": "network", "--snr": "has_noise", "--device": "device"}
+        if ignored := [option for option, name in only_weights.items() if is_given(context, name)]:
+            raise ValueError(f"{' and '.join(ignored)} must come with --weights, not with NETWORK")
         from heatvit import flow
 
         with show_progress() as progress:

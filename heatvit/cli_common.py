@@ -52,6 +52,12 @@ def whole_numbers(option: str, text: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Tell whether the parameter of that name was on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 def finish(
     title: str, result: dict[str, Any], json_file: Path | None, *, failed: bool = False, hidden: tuple[str, ...] = ()
 ) -> int:

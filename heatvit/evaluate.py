@@ -17,26 +17,21 @@ from torch import Tensor
 from heatvit.files import file_digest
 from heatvit.flow import CALIBRATION_PICTURES, load_all
 from heatvit.golden import BATCH
+from heatvit.integers import quantize_after_training
 from heatvit.paired import label_ranks, mcnemar_p
-from heatvit.pictures import first, open_pictures
+from heatvit.pictures import check_apart, first, open_pictures
 from heatvit.progress import Report
-from model.approx import Kernels
 from model.checkpoint import load_any
 from model.config import load_network_config
 from model.data import Pictures, batches
 from model.inference import infer
 from model.vit import IMAGENET, VisionTransformer
-from quant.convert import calibrate, check_parameters, export
 from quant.fast_golden import FastGolden
-from quant.gelu_correction import correct_gelu
-from quant.network import IntegerNetwork
 from quant.reference import run as run_golden
 from quant.signal_to_noise import signal_to_noise
 
 CHECKED_PICTURES = 2
 """Pictures on which the fast golden is compared with the golden model itself."""
-CORRECTION_PICTURES = 64
-"""Calibration pictures that the mean error of GELU is taken over."""
 NOISE_PICTURES = 16
 """Calibration pictures that the signal-to-noise ratios are taken over."""
 SHOWN_LAYERS = 20
@@ -85,13 +80,17 @@ def evaluate_quantized(settings: Settings, report: Report) -> dict[str, Any]:
     """Quantize a checkpoint after training and run it and its integer golden on the same pictures.
 
     The networks take the batches in turn, so that what else the machine does hits both; the time of reading pictures
-    is not counted. Accuracy is None without labels. Raises ValueError if the fast golden is not the golden model.
+    is not counted. Accuracy is None without labels. Raises ValueError if the fast golden is not the golden model, or if
+    pictures are to be measured that calibration saw.
     """
+    check_apart(settings.images, settings.calibrate)
     device = _device(settings.device)
     network = load_any(settings.weights, load_network_config(settings.network), IMAGENET).to(device).eval()
     pictures, is_labelled = open_pictures(settings.images, network.config, settings.count)
     calibration = first(open_pictures(settings.calibrate, network.config)[0], CALIBRATION_PICTURES)
-    integer_network, parameters, scales = _quantize(network, calibration, report)
+    report("calibrate", 0, 1)
+    integer_network, parameters, scales = quantize_after_training(network, load_all(calibration))
+    report("calibrate", 1, 1)
     golden = FastGolden(integer_network, device)
     _check_golden(golden, pictures)
     sides = _run_both(network, golden, pictures, report)
@@ -132,25 +131,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _quantize(
-    network: VisionTransformer, calibration: Pictures, report: Report
-) -> tuple[IntegerNetwork, dict[str, Tensor], dict[str, float]]:
-    """Return the integer network, and the parameters and the scales that it was made from.
-
-    A checkpoint without selectors is taken to be trained with the exact GELU.
-    """
-    report("calibrate", 0, 1)
-    parameters, normalisation = check_parameters(network.state_dict(), network.config), network.normalisation
-    mean, std = normalisation.mean, normalisation.std
-    pictures_u8 = load_all(calibration)
-    scales = calibrate(parameters, network.config, pictures_u8, mean, std)
-    if not network.config.selectors:
-        parameters = correct_gelu(parameters, network.config, scales, pictures_u8[:CORRECTION_PICTURES], mean, std)
-    integer_network = export(parameters, network.config, scales, mean, std)
-    report("calibrate", 1, 1)
-    return integer_network, parameters, scales
-
-
 def _check_golden(golden: FastGolden, pictures: Pictures) -> None:
     """Compare the fast golden with the golden model on the first pictures."""
     pictures_u8 = load_all(first(pictures, CHECKED_PICTURES))
@@ -165,12 +145,10 @@ def _check_golden(golden: FastGolden, pictures: Pictures) -> None:
 def _run_both(network: VisionTransformer, golden: FastGolden, pictures: Pictures, report: Report) -> dict[str, _Side]:
     """Run all pictures through both networks, batch by batch in changing order, after one batch that is not timed.
 
-    A checkpoint without selectors runs with torch's own functions, which it was trained with; one with selectors with
-    those of HeatViT.
+    The float network computes softmax and GELU as it did in training.
     """
-    kernels = Kernels.TRAINED if network.config.selectors else Kernels.FUSED
     sides = {
-        "float": _Side(lambda batch_u8: infer(network, batch_u8.to(golden.device), kernels).logits),
+        "float": _Side(lambda batch_u8: infer(network, batch_u8.to(golden.device), network.kernels).logits),
         "golden": _Side(lambda batch_u8: golden.run(batch_u8).logits_i16),
     }
     warm_up_u8 = torch.from_numpy(load_all(first(pictures, BATCH)))

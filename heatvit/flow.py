@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from heatvit.files import file_digest, new_file
 from heatvit.golden import evaluate_golden
-from heatvit.integers import finetune
+from heatvit.integers import finetune, quantize_after_training
 from heatvit.pictures import first, load_split, open_pictures
 from heatvit.progress import Report
 from model import checkpoint
@@ -26,8 +26,7 @@ from model.distributed import ALONE, Processes
 from model.evaluate import Evaluation, evaluate
 from model.recipe import load_recipe
 from model.train import train
-from model.vit import VisionTransformer
-from quant.convert import convert
+from model.vit import IMAGENET
 from quant.network import U8, IntegerNetwork
 from quant.network_file import METADATA_KEY, load_network, save_network
 
@@ -72,19 +71,21 @@ def quantize_network(
     finetuning: Finetuning | None = None,
     progress: Progress | None = None,
     processes: Processes = ALONE,
+    topology: str = "deit_tiny",
 ) -> dict[str, Any]:
     """Turn a float network into integers with scales from calibration pictures, and write it.
 
-    With finetuning the 8-bit network is first trained on all pictures of the source, which must then have labels; an
-    interrupted training goes on from the folder <out>.training. Several processes train as one.
+    A checkpoint with timm's names has the topology of that name. With finetuning the 8-bit network is first trained on
+    all pictures of the source, which must then have labels; an interrupted training goes on from the folder
+    <out>.training. Several processes train as one.
     """
-    network = checkpoint.load_network(checkpoint_file)
+    network = checkpoint.load_any(checkpoint_file, load_network_config(topology), IMAGENET)
     pictures, is_labelled = open_pictures(
         calibrate, network.config, None if finetuning else count or CALIBRATION_PICTURES
     )
     calibration = first(pictures, count or CALIBRATION_PICTURES)
     if finetuning is None:
-        integer_network = quantize_float(network, load_all(calibration))
+        integer_network = quantize_after_training(network, load_all(calibration)).integers
     else:
         if not is_labelled:
             raise ValueError(f"training needs labelled pictures: one sub-folder a class, or a pack, not {calibrate!r}")
@@ -126,12 +127,6 @@ def evaluate_network(network_file: Path, images: str, count: int | None, report:
         "num_tokens": config.num_tokens,
         **work_of(result),
     }
-
-
-def quantize_float(network: VisionTransformer, pictures_u8: U8) -> IntegerNetwork:
-    """Quantize a float network after training, with scales from pictures (n, C, S, S)."""
-    normalisation = network.normalisation
-    return convert(network.state_dict(), network.config, pictures_u8, normalisation.mean, normalisation.std)
 
 
 def load_all(pictures: Pictures) -> U8:

@@ -1,10 +1,10 @@
-"""Quantization-aware training of a pruned network, and its equality with the golden model value by value."""
+"""From float networks to integers: after training, or by training on in 8 bits and proving the export equal to it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
+from model.approx import Kernels
 from model.data import Pictures
 from model.distributed import ALONE, Processes
 from model.qat import QatNetwork
@@ -19,11 +20,35 @@ from model.recipe import Recipe
 from model.resume import Record
 from model.train import Run, fit
 from model.vit import VisionTransformer
+from quant.convert import calibrate, check_parameters, export
 from quant.fake_quant import Quantized
 from quant.network import U8, IntegerNetwork
+from quant.post_training import adapt
 from quant.reference import run as run_golden
 
 COMPARISON_BATCH = 20
+
+
+class PostTraining(NamedTuple):
+    """An integer network, and the float parameters and activation scales that it is the rounding of."""
+
+    integers: IntegerNetwork
+    parameters: dict[str, Tensor]
+    scales: dict[str, float]
+
+
+def quantize_after_training(network: VisionTransformer, pictures_u8: U8) -> PostTraining:
+    """Quantize a float network with ranges from pictures (n, C, S, S).
+
+    One that was trained with the exact GELU and softmax is first adapted to the polynomial ones.
+    """
+    parameters, config = check_parameters(network.state_dict(), network.config), network.config
+    mean, std = network.normalisation.mean, network.normalisation.std
+    if network.kernels is Kernels.FUSED:
+        parameters, scales = adapt(parameters, config, pictures_u8, mean, std)
+    else:
+        scales = calibrate(parameters, config, pictures_u8, mean, std)
+    return PostTraining(export(parameters, config, scales, mean, std), parameters, scales)
 
 
 @dataclass(frozen=True)
@@ -47,9 +72,12 @@ def finetune(
 ) -> QatNetwork:
     """Train the 8-bit network for recipe.quantize; folder keeps the state by which an interrupted run goes on.
 
-    Several processes train as one.
+    It starts from what post-training quantization makes of `pruned`. Several processes train as one.
     """
-    network = QatNetwork.calibrated(pruned, calibration_u8)
+    start = quantize_after_training(pruned, calibration_u8)
+    copied = VisionTransformer(pruned.config, pruned.normalisation)
+    copied.load_state_dict(start.parameters)
+    network = QatNetwork(copied.to(processes.device), start.scales)
     with processes.main_first():
         record = Record.open(folder / "training.json", {"recipe": recipe.to_dict(), "config": pruned.config.to_dict()})
     run = Run(recipe, train_pictures, folder, progress, record, processes)

@@ -59,6 +59,15 @@ def open_pictures(source: str, config: NetworkConfig, count: int | None = None) 
     return pictures if count is None else first(pictures, count), is_labelled
 
 
+def check_apart(images: str, calibrate: str) -> None:
+    """Raise ValueError if two sources name the same pictures, or one the folder that holds the other."""
+    paths = [Path(source).resolve() for source in (images, calibrate)]
+    is_nested = paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0])
+    is_digits = "digits" in (images, calibrate) and all(source.startswith("digits") for source in (images, calibrate))
+    if is_nested or is_digits:
+        raise ValueError(f"calibration pictures must not be among those measured: {calibrate!r} and {images!r} overlap")
+
+
 def first(pictures: Pictures, count: int) -> Pictures:
     """Return the first `count` pictures, or all if there are fewer."""
     return SubsetPictures(pictures, np.arange(min(count, len(pictures.labels))))

@@ -20,7 +20,7 @@ from quant.observe import RangeObserver
 from quant.parameters import parameter_shapes
 from quant.quantize import check_thresholds, quantize
 from quant.torch_forward import run_batch
-from quant.torch_layers import TorchLayers, scale_name
+from quant.torch_layers import Recorder, TorchLayers, scale_name
 
 WIDE_SCALES = ("residual", "head")
 """Scales of int16 tensors; every other scale is that of an int8 tensor."""
@@ -77,6 +77,20 @@ def calibrate(
         if not tap.endswith(FIXED_FORMATS):
             observers[scale_name(tap)].add(tensor.value[valid].cpu().numpy())
 
+    run_float(parameters, config, pictures_u8, mean, std, thresholds, record)
+    return {name: _scale(name, observer) for name, observer in observers.items()}
+
+
+def run_float(
+    parameters: Mapping[str, Tensor],
+    config: NetworkConfig,
+    pictures_u8: U8,
+    mean: Sequence[float],
+    std: Sequence[float],
+    thresholds: Sequence[int] | None,
+    record: Recorder,
+) -> None:
+    """Run the float network on pictures (n, C, S, S), on the parameters' device; record receives every tap."""
     net = TorchLayers(
         config,
         Mode.FLOAT,
@@ -90,7 +104,6 @@ def calibrate(
     with torch.no_grad():
         for start in range(0, len(pictures_u8), CALIBRATION_BATCH):
             run_batch(net, torch.as_tensor(pictures_u8[start : start + CALIBRATION_BATCH], device=device))
-    return {name: _scale(name, observer) for name, observer in observers.items()}
 
 
 def _scale(name: str, observer: RangeObserver) -> float:

@@ -3,8 +3,9 @@
 Testpoints: McNemar's p against the binomial sums written out; ranks with equal logits; the command compares a float
 checkpoint with its golden on labelled pictures, with every key of its JSON, figures that follow from the two networks'
 own logits, and the noise of every layer; timm's .npz, .pth and .safetensors give the same; a pruned checkpoint of ours
-brings its topology; pictures without labels have no accuracy; bad devices are refused; on the real DeiT-Tiny, if its
-files are here, the fast golden is the golden model.
+brings its topology; pictures without labels have no accuracy; quantize writes the very network that was measured, and
+only checkpoints of exact functions are adapted; bad devices, pictures that calibration saw, and options that a NETWORK
+does not take are refused; on the real DeiT-Tiny, if its files are here, the fast golden is the golden model.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from heatvit import cli
+from heatvit.integers import quantize_after_training
 from heatvit.paired import label_ranks, mcnemar_p
-from heatvit.pictures import open_pictures
+from heatvit.pictures import check_apart, open_pictures
 from model import checkpoint
 from model.approx import Kernels
 from model.config import NETWORKS
 from model.inference import infer
 from model.vit import IMAGENET, VisionTransformer
 from quant.config import NetworkConfig
+from quant.fast_golden import FastGolden
+from quant.network_file import load_network
 
 SMALL = NetworkConfig(
     image_size=8,
@@ -151,6 +155,56 @@ def test_bad_devices_are_refused(folder: Path, capsys: pytest.CaptureFixture[str
         arguments += [f"--images={folder / 'images.npz'}", f"--calibrate={folder / 'calibrate.npz'}"]
         assert cli.main([*arguments, f"--device={device}"]) == 2
         assert "device must be one that torch has here" in capsys.readouterr().err
+
+
+def test_quantize_writes_the_network_that_evaluate_measured(folder: Path) -> None:
+    measured = evaluate(folder)
+    arguments = ["quantize", str(folder / "weights.npz"), f"--network={folder / 'net.json'}"]
+    assert cli.main([*arguments, f"--calibrate={folder / 'calibrate.npz'}", f"--out={folder / 'out.safetensors'}"]) == 0
+    written = load_network(folder / "out.safetensors")
+    network = checkpoint.load_timm(folder / "weights.npz", DENSE, IMAGENET)
+    pictures = [open_pictures(str(folder / name), DENSE)[0] for name in ("images.npz", "calibrate.npz")]
+    pictures_u8, calibration_u8 = (source.load(np.arange(len(source.labels))) for source in pictures)
+    expected = FastGolden(quantize_after_training(network, calibration_u8).integers).run(torch.from_numpy(pictures_u8))
+    logits_i16 = FastGolden(written).run(torch.from_numpy(pictures_u8)).logits_i16
+    assert torch.equal(logits_i16, expected.logits_i16)
+    assert measured["golden"]["top1"] == (logits_i16.argmax(dim=1).numpy() == pictures[0].labels).mean()
+
+
+def test_only_networks_of_exact_functions_are_adapted() -> None:
+    torch.manual_seed(3)
+    rng = np.random.default_rng(3)
+    exact = VisionTransformer(DENSE, IMAGENET, Kernels.FUSED)
+    ours = VisionTransformer(DENSE, IMAGENET, Kernels.TRAINED)
+    ours.load_state_dict(exact.state_dict())
+    pictures_u8 = rng.integers(0, 256, (6, 3, 8, 8), np.uint8)
+    for network, is_adapted in ((exact, True), (ours, False)):
+        result = quantize_after_training(network, pictures_u8)
+        changed = [
+            name for name, value in network.state_dict().items() if not torch.equal(result.parameters[name], value)
+        ]
+        assert ("blocks.0.mlp.fc2.bias" in changed) == is_adapted == bool(changed)
+
+
+def test_calibration_must_not_see_the_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pack, inner = str(folder / "images.npz"), str(folder / "mine")
+    same = f"{folder}/x/../images.npz"
+    for images, calibrate in ((pack, pack), (pack, same), (inner, str(folder)), ("digits:test", "digits")):
+        arguments = ["evaluate", f"--weights={folder / 'weights.npz'}", f"--network={folder / 'net.json'}"]
+        assert cli.main([*arguments, f"--images={images}", f"--calibrate={calibrate}"]) == 2
+        assert "calibration pictures must not be among those measured" in capsys.readouterr().err
+    check_apart("digits:test", "digits:train")
+    check_apart(str(folder / "images"), str(folder / "images2"))
+
+
+def test_options_of_weights_are_refused_with_a_network(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for extra, named in (
+        (["--snr"], "--snr"),
+        (["--device=cpu"], "--device"),
+        (["--calibrate=x", "--network=deit_tiny"], "--calibrate and --network"),
+    ):
+        assert cli.main(["evaluate", str(folder / "net.safetensors"), *extra]) == 2
+        assert capsys.readouterr().err == f"heatvit: {named} must come with --weights, not with NETWORK\n"
 
 
 @pytest.mark.slow

@@ -31,7 +31,9 @@ TORCH_MODULES = {
         "fast_golden",
         "live_tokens",
         "signal_to_noise",
-        "gelu_correction",
+        "equalize",
+        "gelu_fit",
+        "post_training",
     )
 }
 SOURCES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
