@@ -92,7 +92,8 @@ def train(
             result = train_by_plan(plan, no_package, out, progress, processes)
         else:
             result = flow.train_network(recipe, network, images, out, progress, processes)
-    return finish(f"trained: {out}", result, json_file) if processes.is_main else 0
+    failed = any(point.get("qat_mismatches") for point in result.get("points", ()))
+    return finish(f"trained: {out}", result, json_file, failed=failed) if processes.is_main else 0
 
 
 @app.command()

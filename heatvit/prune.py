@@ -13,8 +13,10 @@ from rich.progress import Progress
 
 from heatvit.files import file_digest, write_json, write_text
 from heatvit.flow import CALIBRATION_PICTURES, load_all, write_network
-from heatvit.integers import finetune
+from heatvit.integers import compare_with_golden, finetune
 from heatvit.pictures import first, open_pictures
+from heatvit.report.drawing import Drawing
+from heatvit.report.line_chart import Line, line_chart
 from hw.config import load_config
 from hw.latency import estimate_network, latency_table
 from hw.memory_model import MemoryModel
@@ -54,7 +56,7 @@ def train_by_plan(
     """Train networks under the latency limits of a file; goes on where an interrupted run of the same file stopped.
 
     `out` receives, for each limit, limit_N.safetensors (float) and, with a package token, network_N.safetensors
-    (8 bits); log.csv, latency_table.json, training.json, result.json.
+    (8 bits); log.csv, curves.svg, latency_table.json, training.json, result.json.
     """
     plan = load_plan(plan_file)
     if no_package:
@@ -76,7 +78,7 @@ def train_by_plan(
     points = [_summary(result) for result in results]
     if plan.has_package:
         for result, point in zip(results, points, strict=True):
-            point["network"] = str(_quantize(run, plan, result, dense))
+            point |= _quantize(run, plan, result, dense)
     summary = {
         "plan": str(plan_file),
         "dense_cycles": table.cycles(config, {}),
@@ -87,6 +89,7 @@ def train_by_plan(
     if processes.is_main:
         write_json(out / "latency_table.json", description["latency_table"])
         write_text(out / "log.csv", _log(record))
+        write_text(out / "curves.svg", _curves(record).file())
         write_json(out / "result.json", summary)
     return summary
 
@@ -103,27 +106,43 @@ def _summary(result: Pruned) -> dict[str, Any]:
     }
 
 
-def _quantize(run: Run, plan: PruningPlan, result: Pruned, dense: VisionTransformer) -> Path:
-    """Train a network on in 8 bits and write it; an existing file is the one of an earlier start."""
-    path = run.out_dir / f"network_{result.limit:.0f}.safetensors"
-    if path.exists():
-        return path
-    numbers = np.arange(plan.held_out, len(run.pictures.labels))
-    training = SubsetPictures(run.pictures, numbers)
-    recipe = replace(plan.recipe, keep_ratios=tuple(result.keep_ratios.values()))
+def _quantize(run: Run, plan: PruningPlan, result: Pruned, dense: VisionTransformer) -> dict[str, Any]:
+    """Train a network on in 8 bits, write it, and compare training with the golden model on the held-out pictures.
+
+    A network of an earlier start is what the record says of it.
+    """
+    path, name = run.out_dir / f"network_{result.limit:.0f}.safetensors", f"8-bit {result.limit:.0f}"
+    if name in run.record.stages and path.exists():
+        return run.record.stages[name][0]
+    numbers = np.arange(len(run.pictures.labels))
+    training = SubsetPictures(run.pictures, numbers[plan.held_out :])
     trained = finetune(
         result.network,
         dense,
-        recipe,
+        replace(plan.recipe, keep_ratios=tuple(result.keep_ratios.values())),
         training,
         load_all(first(training, CALIBRATION_PICTURES)),
         run.out_dir / f"{LIMIT}_{result.limit:.0f}.8-bit",
         run.progress,
         run.processes,
     )
+    exported = trained.export()
+    comparison = compare_with_golden(trained, exported, run.pictures.load(numbers[: plan.held_out]))
     if run.processes.is_main:
-        write_network(trained.export(), path)
-    return path
+        write_network(exported, path)
+    with run.processes.main_first():
+        summary = {
+            "network": str(path),
+            "network_sha256": file_digest(path),
+            "network_bytes": path.stat().st_size,
+            "qat_pictures": comparison.pictures,
+            "qat_layers": comparison.layers,
+            "qat_mismatches": comparison.mismatches,
+        }
+    run.record.stages[name] = [summary]
+    if run.processes.is_main:
+        run.record.write()
+    return summary
 
 
 def _log(record: Record) -> str:
@@ -141,5 +160,17 @@ def _log(record: Record) -> str:
     return text.getvalue()
 
 
+def _curves(record: Record) -> Drawing:
+    """Draw the loss of each trained step against its epochs."""
+    lines = [
+        Line(step, [(epoch, entry["loss"]) for epoch, entry in enumerate(history, 1)])
+        for step, history in record.stages.items()
+        if history and "loss" in history[0]
+    ]
+    return line_chart("Loss of each step", lines, "epoch", "loss")
+
+
 def _cell(value: Any) -> str:
-    return " ".join(f"{item:.4f}" for item in value) if isinstance(value, list) else f"{value:.6g}"
+    if isinstance(value, list):
+        return " ".join(f"{item:.4f}" for item in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

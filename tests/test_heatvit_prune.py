@@ -111,9 +111,12 @@ def test_the_folder_holds_everything(trained: Path) -> None:
     integers = load_integer_network(out / f"network_{limit}.safetensors")
     assert network.config.selectors == integers.config.selectors == tuple(point["selectors"])
     assert point["network"] == str(out / f"network_{limit}.safetensors")
+    assert (point["qat_pictures"], point["qat_mismatches"]) == (8, 0) and point["qat_layers"] > 8 * 40
+    assert f"limit {limit}" in (out / "curves.svg").read_text()
     with (out / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["stage"] for row in rows if row["loss"]] == ["warm start", f"limit {limit}"]
+    assert [row["stage"] for row in rows if row["network"]] == [f"8-bit {limit}"]
     assert all(float(row["loss"]) > 0 for row in rows if row["loss"])
 
 
