@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from heatvit.files import file_digest
-from heatvit.flow import CALIBRATION_PICTURES, load_all, quantize_float
+from heatvit.flow import CALIBRATION_PICTURES, load_all
 from heatvit.golden import BATCH
+from heatvit.integers import quantize_after_training
 from heatvit.paired import mcnemar_p
 from heatvit.pictures import first, open_pictures
 from heatvit.progress import Report
@@ -74,7 +75,7 @@ class PruningStudy:
             raise ValueError(f"images must have labels: one sub-folder a class, or a pack, not {self.images!r}")
         dense = load_timm(Path(plan.weights), config, IMAGENET).eval()
         training_u8 = load_all(first(open_pictures(plan.images, config)[0], CALIBRATION_PICTURES))
-        golden = FastGolden(quantize_float(dense, training_u8))
+        golden = FastGolden(quantize_after_training(dense, training_u8).integers)
         rows = [
             self._measure("dense, float", config, pictures, _float_forward(dense)),
             self._measure("dense, integer", config, pictures, _golden_forward(golden)),
