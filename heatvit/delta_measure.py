@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from heatvit.paired import rms_within_pictures
 from heatvit.progress import Report
 from model.data import Pictures, batches
 from model.inference import infer
@@ -98,7 +99,7 @@ def compare_logits(
     """Compare logits (pictures, classes); the values are those that `measure` describes."""
     chosen, golden_chosen = floats.argmax(axis=1), golden.argmax(axis=1)
     top1, golden_top1 = (float((classes == labels).mean()) for classes in (chosen, golden_chosen))
-    logit_rms, error_rms = _rms_within_pictures(floats), _rms_within_pictures(golden - floats)
+    logit_rms, error_rms = rms_within_pictures(floats), rms_within_pictures(golden - floats)
     return {
         "float_top1": top1,
         "golden_top1": golden_top1,
@@ -108,11 +109,6 @@ def compare_logits(
         "error_rms": error_rms,
         "relative_error": error_rms / logit_rms,
     }
-
-
-def _rms_within_pictures(logits: NDArray[np.float64]) -> float:
-    """Root mean square of logits less their mean over the classes of each picture."""
-    return float(np.sqrt(np.square(logits - logits.mean(axis=1, keepdims=True)).mean()))
 
 
 def _noise_by_kind(noise: list[LayerNoise]) -> dict[str, dict[str, float]]:

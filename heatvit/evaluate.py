@@ -18,7 +18,7 @@ from heatvit.files import file_digest
 from heatvit.flow import CALIBRATION_PICTURES, load_all
 from heatvit.golden import BATCH
 from heatvit.integers import quantize_after_training
-from heatvit.paired import label_ranks, mcnemar_p
+from heatvit.paired import label_ranks, mcnemar_p, rms_within_pictures
 from heatvit.pictures import check_apart, first, open_pictures
 from heatvit.progress import Report
 from model.checkpoint import load_any
@@ -149,7 +149,7 @@ def _run_both(network: VisionTransformer, golden: FastGolden, pictures: Pictures
     """
     sides = {
         "float": _Side(lambda batch_u8: infer(network, batch_u8.to(golden.device), network.kernels).logits),
-        "golden": _Side(lambda batch_u8: golden.run(batch_u8).logits_i16),
+        "golden": _Side(lambda batch_u8: golden.run(batch_u8).logits_i16 * golden.network.logit_scale),
     }
     warm_up_u8 = torch.from_numpy(load_all(first(pictures, BATCH)))
     for side in sides.values():
@@ -173,15 +173,21 @@ def _summary(side: _Side, pictures: Pictures, is_labelled: bool) -> dict[str, An
 
 
 def _compare(floats: _Side, golden: _Side, pictures: Pictures, is_labelled: bool) -> dict[str, Any]:
-    """Compare the two networks picture by picture."""
+    """Compare the two networks picture by picture.
+
+    relative_error is the root mean square of the logits' difference over that of the float ones, both less their mean
+    over the classes of a picture; it changes smoothly where agreement jumps by pictures.
+    """
+    relative_error = rms_within_pictures(golden.logits - floats.logits) / rms_within_pictures(floats.logits)
     chosen = [side.logits.argmax(axis=1) for side in (floats, golden)]
     agreement = float((chosen[0] == chosen[1]).mean())
     if not is_labelled:
-        return {"agreement": agreement}
+        return {"agreement": agreement, "relative_error": relative_error}
     is_right = [classes == pictures.labels for classes in chosen]
     float_only, golden_only = (int((mine & ~other).sum()) for mine, other in (is_right, is_right[::-1]))
     return {
         "agreement": agreement,
+        "relative_error": relative_error,
         "mcnemar": {"float_only": float_only, "golden_only": golden_only, "p": mcnemar_p(float_only, golden_only)},
     }
 

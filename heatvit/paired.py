@@ -32,3 +32,8 @@ def mcnemar_p(first_only: int, second_only: int) -> float:
     total = first_only + second_only
     tail = sum(math.comb(total, k) for k in range(min(first_only, second_only) + 1))
     return min(1.0, float(Fraction(2 * tail, 2**total)))
+
+
+def rms_within_pictures(logits: NDArray[Any]) -> float:
+    """Root mean square of logits less their mean over the classes of each picture."""
+    return float(np.sqrt(np.square(logits - logits.mean(axis=1, keepdims=True)).mean()))

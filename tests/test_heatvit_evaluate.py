@@ -168,6 +168,11 @@ def test_quantize_writes_the_network_that_evaluate_measured(folder: Path) -> Non
     expected = FastGolden(quantize_after_training(network, calibration_u8).integers).run(torch.from_numpy(pictures_u8))
     logits_i16 = FastGolden(written).run(torch.from_numpy(pictures_u8)).logits_i16
     assert torch.equal(logits_i16, expected.logits_i16)
+    exact = infer(network, torch.from_numpy(pictures_u8), Kernels.FUSED).logits.numpy()
+    error = logits_i16.numpy() * written.logit_scale - exact
+    centred = [values - values.mean(axis=1, keepdims=True) for values in (error, exact)]
+    relative_error = np.sqrt(np.square(centred[0]).sum() / np.square(centred[1]).sum())
+    assert measured["relative_error"] == pytest.approx(relative_error, rel=1e-3)
     assert measured["golden"]["top1"] == (logits_i16.argmax(dim=1).numpy() == pictures[0].labels).mean()
 
 
