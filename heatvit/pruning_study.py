@@ -102,9 +102,13 @@ class PruningStudy:
             self._measure("ours, float", config, pictures, _float_forward(network)),
             self._measure("ours, integer", config, pictures, _golden_forward(golden)),
         ]
+        network.has_package = False
+        rows.append(self._measure("ours, package token left out", config, pictures, _float_forward(network)))
         if self.without_package is not None:
             other = load_network(self.without_package / f"limit_{limit:.0f}.safetensors").eval()
-            rows.append(self._measure("ours without package token", other.config, pictures, _float_forward(other)))
+            rows.append(
+                self._measure("ours, trained without package token", other.config, pictures, _float_forward(other))
+            )
         kept = equal_work(config, rows[0])
         for ranking in Ranking:
             row = self._measure(ranking.value, config, pictures, _ranked_forward(dense, ranking, kept))
