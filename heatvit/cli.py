@@ -87,6 +87,11 @@ def train(
     from heatvit.prune import train_by_plan
     from model.distributed import open_processes
 
+    if plan is None and no_package:
+        raise ValueError("--no-package needs --config")
+    if plan is not None and (recipe, network, images) != ("digits", "digits", "digits"):
+        raise ValueError(f"--config {plan} says everything: leave out --recipe, --network and --images")
+
     with open_processes(device) as processes, show_progress(processes.is_main) as progress:
         if plan is not None:
             result = train_by_plan(plan, no_package, out, progress, processes)

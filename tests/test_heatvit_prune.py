@@ -187,6 +187,17 @@ def test_another_training_is_refused(trained: Path, tmp_path: Path, capsys: pyte
     assert "must be of the same training to be resumed; it differs in plan" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [(["--config", "a.toml", "--recipe", "b.toml"], "says everything"), (["--no-package"], "needs --config")],
+)
+def test_options_that_would_be_ignored_are_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_missing_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--config", "none.toml"]) == 2
     assert "settings must be a .json or .toml file that exists, not 'none.toml'" in capsys.readouterr().err
