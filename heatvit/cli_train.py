@@ -1,0 +1,105 @@
+"""The commands that make networks, `heatvit train` and `heatvit quantize`: parse, show progress, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heatvit.cli_common import Count, Images, JsonFile, Network, finish
+from heatvit.progress import show_progress
+
+
+def train(
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Put selectors into a trained network under latency limits, by this .toml or .json file, which says "
+            "everything but --out and --device.",
+        ),
+    ] = None,
+    no_package: Annotated[
+        bool,
+        typer.Option("--no-package", help="With --config: an ablation whose pruned tokens leave no package token."),
+    ] = False,
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME|FILE", help="How to train: digits, or a .json or .toml file.")
+    ] = "digits",
+    network: Network = "digits",
+    images: Images = "digits",
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the checkpoints.")] = Path("build/train"),
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="cpu, or cuda: one device a process.")
+    ] = "cpu",
+    json_file: JsonFile = None,
+) -> int:
+    """Train a network from scratch, or selectors in a trained one; a second call continues an interrupted one.
+
+    Example: `heatvit train --recipe digits --out build/digits`
+
+    Example: `heatvit train --config configs/deit_tiny_heatvit.toml --out build/deit_tiny_heatvit`
+
+    In several processes, with the result of one: `torchrun --nproc-per-node 2 -m heatvit train --recipe digits`
+    """
+    from heatvit import flow
+    from heatvit.prune import train_by_plan
+    from model.distributed import open_processes
+
+    if plan is None and no_package:
+        raise ValueError("--no-package needs --config")
+    if plan is not None and (recipe, network, images) != ("digits", "digits", "digits"):
+        raise ValueError(f"--config {plan} says everything: leave out --recipe, --network and --images")
+
+    with open_processes(device) as processes, show_progress(processes.is_main) as progress:
+        if plan is not None:
+            result = train_by_plan(plan, no_package, out, progress, processes)
+        else:
+            result = flow.train_network(recipe, network, images, out, progress, processes)
+    failed = any(point.get("qat_mismatches") for point in result.get("points", ()))
+    return finish(f"trained: {out}", result, json_file, failed=failed) if processes.is_main else 0
+
+
+def quantize(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Float network: ours, or with timm's names.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="NET.safetensors", help="Integer network to write.")],
+    calibrate: Annotated[
+        str, typer.Option("--calibrate", metavar="SOURCE", help="Pictures that fix the scales; as --images elsewhere.")
+    ] = "digits:train",
+    count: Count = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--finetune",
+            metavar="NAME|FILE",
+            help="Train on in 8 bits, by the quantize stage of this recipe, on the calibration pictures' labels.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option("--teacher", metavar="CHECKPOINT", help="Dense float network that --finetune follows."),
+    ] = None,
+    network: Annotated[
+        str, typer.Option("--network", metavar="NAME|FILE.json", help="Topology of a CHECKPOINT with timm's names.")
+    ] = "deit_tiny",
+    json_file: JsonFile = None,
+) -> int:
+    """Turn a float network into integers, with every accumulator bound proven.
+
+    Example: `heatvit quantize build/digits/pruned.safetensors --calibrate digits:train --out build/net.safetensors`
+
+    Training in 8 bits runs in several processes as `heatvit train` does.
+    """
+    from heatvit import flow
+    from model.distributed import open_processes
+
+    if (recipe is None) != (teacher is None):
+        raise ValueError("--finetune and --teacher must be given together")
+    finetuning = flow.Finetuning(recipe, teacher) if recipe and teacher else None
+    with open_processes() as processes, show_progress(processes.is_main) as progress:
+        result = flow.quantize_network(checkpoint, calibrate, count, out, finetuning, progress, processes, network)
+    return finish(f"quantized: {out}", result, json_file) if processes.is_main else 0
