@@ -96,18 +96,20 @@ def test_missing_fields_are_refused(name: str) -> None:
         Recipe.from_dict({key: value for key, value in DIGITS.items() if key != name})
 
 
-@pytest.mark.parametrize("load, word", [(load_recipe, "recipe"), (load_network_config, "network")])
-def test_unreadable_files_are_refused(tmp_path: Path, load: Any, word: str) -> None:
+@pytest.mark.parametrize(
+    "load, word, kind", [(load_recipe, "recipe", "settings"), (load_network_config, "network", "network")]
+)
+def test_unreadable_files_are_refused(tmp_path: Path, load: Any, word: str, kind: str) -> None:
     with pytest.raises(ValueError, match=f"{word} must be one of digits.* file, not 'cifar'"):
         load("cifar")
     with pytest.raises(ValueError, match=f"{word} must be one of"):
         load(str(tmp_path / "missing.json"))
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match=rf"{word} file .*broken\.json"):
+    with pytest.raises(ValueError, match=rf"{kind} file .*broken\.json"):
         load(str(tmp_path / "broken.json"))
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(ValueError, match=f"{word} file .* must hold a"):
+    with pytest.raises(ValueError, match=f"{kind} file .* must hold a"):
         load(str(tmp_path / "list.json"))
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=rf"{word} file .*bytes\.json"):
+    with pytest.raises(ValueError, match=rf"{kind} file .*bytes\.json"):
         load(str(tmp_path / "bytes.json"))

@@ -193,7 +193,7 @@ def test_8_bit_network_trains_with_the_same_loop(tmp_path: Path, reference: Trai
 
 
 def test_learning_rate_rises_then_falls() -> None:
-    rates = [train_module._warmup_cosine(position / 1000) for position in range(1000)]
+    rates = [train_module.warmup_cosine(position / 1000) for position in range(1000)]
     assert 0 < rates[0] < 0.05 and max(rates) == rates[49] > 0.99 and 0 < rates[-1] < 1e-4
     assert rates[:50] == sorted(rates[:50]) and rates[50:] == sorted(rates[50:], reverse=True)
 
