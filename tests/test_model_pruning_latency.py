@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def test_neighbours_merge_into_the_first() -> None:
     keep = {3: 0.8, 5: 0.75, 6: 0.72, 8: 0.4, 9: 0.3}
     assert merge_stages(keep, 0.085) == {3: pytest.approx((0.8 + 0.75 + 0.72) / 3), 8: 0.4, 9: 0.3}
     assert merge_stages({9: 0.3, 3: 0.3}, 1e-9) == {3: 0.3}
+    assert list(merge_stages({3: 0.5, 4: 0.45, 5: 0.4}, 0.08)) == [3, 5]  # compared with the first, not the last
 
 
 def test_ratios_are_scaled_to_the_limit() -> None:
@@ -90,6 +92,23 @@ def test_insertion_leaves_out_what_saves_no_cycles() -> None:
     table = LatencyTable((1, 100, 197), (10_000, 10_000, 19_700), (2000, 2000, 2000), 1000)
     keep, _ = insert(cost=0.0, limit=190_000, table=table)
     assert all(ratio >= 0.4 for ratio in keep.values())
+
+
+def test_only_what_saves_cycles_is_measured_and_no_token_returns() -> None:
+    """All but the last block may be pruned freely; below 100 tokens nothing is saved."""
+    table = LatencyTable((1, 100, 197), (10_000, 10_000, 19_700), (2000, 2000, 2000), 1000)
+    tried: list[Mapping[int, float]] = []
+
+    def divergence(keep: Mapping[int, float]) -> float:
+        tried.append(keep)
+        return 0.3 * (1 - keep[11]) if set(keep) == {11} else 0.0
+
+    insert_selectors(divergence, table, CONFIG, RULE, 160_000, lambda block: None)
+    cycles = [table.cycles(CONFIG, keep) for keep in tried if set(keep) != {11}]
+    assert len(cycles) > 3 and all(later < earlier for earlier, later in pairwise(cycles))
+    for keep in tried:
+        ratios = [keep[block] for block in sorted(keep)]
+        assert ratios == sorted(ratios, reverse=True)
 
 
 def test_nothing_to_insert_is_refused() -> None:

@@ -138,6 +138,17 @@ def test_a_view_shares_its_parameters() -> None:
     assert view.head.weight.data_ptr() == candidates.head.weight.data_ptr()
 
 
+def test_a_next_limit_goes_on_with_the_selectors_it_has() -> None:
+    candidates = with_all_selectors(dense())
+    start = train_module._assemble(candidates, candidates, {1: 0.5})
+    for parameter in start.parameters():
+        torch.nn.init.normal_(parameter)
+    network = train_module._assemble(start, candidates, {1: 0.4, 2: 0.2})
+    assert network.config.selectors == (1, 2) and network.head.weight.equal(start.head.weight)
+    assert network.selectors[0].token1.weight.equal(start.selectors[0].token1.weight)
+    assert network.selectors[1].token1.weight.equal(candidates.selectors[1].token1.weight)
+
+
 def run_prune(out: Path, plan: PruningPlan = PLAN) -> list[Pruned]:
     pictures = PixelPictures(pixels(40).numpy(), np.zeros(40, np.int64))
     with Progress(disable=True) as progress:
