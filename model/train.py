@@ -116,12 +116,17 @@ def finish_stage(
         return load_network(path).to(run.processes.device)
     network.to(run.processes.device)
     history = fit(run, name, stage, network, state, teacher)
+    record_stage(run, name, history, network, path, state)
+    return network
+
+
+def record_stage(run: Run, name: str, history: History, network: VisionTransformer, path: Path, state: Path) -> None:
+    """Write the network of a finished stage to path and note the stage; its last checkpoint, state, is removed."""
     run.record.stages[name] = history
     if run.processes.is_main:
         save_network(path, network)
         run.record.write()
         state.unlink(missing_ok=True)
-    return network
 
 
 def fit(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.checkpoint import load_network, save_network
+from model.checkpoint import load_network
 from model.data import SubsetPictures, batches
 from model.inference import infer
 from model.losses import logit_distillation_loss
@@ -24,7 +24,7 @@ from model.pruning.latency import LatencyTable
 from model.pruning.plan import PruningPlan
 from model.pruning.warm_start import falling_shares, ranking_loss, set_keep_ratios, token_saliency
 from model.resume import History, load_progress, save_progress
-from model.train import Run, fit, threads, warmup_cosine
+from model.train import Run, fit, record_stage, threads, warmup_cosine
 from model.vit import VisionTransformer
 from quant.network import U8
 
@@ -92,11 +92,7 @@ def _warm_start(run: Run, plan: PruningPlan, dense: VisionTransformer) -> Vision
         if run.processes.is_main:
             save_progress(state, network, optimizer, history)
         run.progress.update(task, advance=1, description=f"{WARM_START}: loss {history[-1]['loss']:.3f}")
-    run.record.stages[WARM_START] = history
-    if run.processes.is_main:
-        save_network(path, network)
-        run.record.write()
-        state.unlink(missing_ok=True)
+    record_stage(run, WARM_START, history, network, path, state)
     return network
 
 
@@ -185,11 +181,7 @@ def _train(
     stage_run = replace(run, recipe=replace(plan.recipe, keep_ratios=ratios))
     history: History = fit(stage_run, name, plan.recipe.select, network, state, dense)
     set_keep_ratios(network, held_out, ratios)  # as pictures that it was not trained on have it
-    run.record.stages[name] = history
-    if run.processes.is_main:
-        save_network(path, network)
-        run.record.write()
-        state.unlink(missing_ok=True)
+    record_stage(run, name, history, network, path, state)
     return network
 
 
