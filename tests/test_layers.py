@@ -17,7 +17,14 @@ ALLOWED = {
     "sim": {"sim", "model", "quant", "hw", "bitstreams"},
     "heatvit": {"heatvit", "model", "quant", "hw", "sim", "bitstreams"},
 }
-BOARD_MODULES = ["quant/fixed.py", "hw/isa.py", "hw/config.py", "hw/regmap.py", "bitstreams/driver.py"]
+BOARD_MODULES = [
+    "quant/fixed.py",
+    "hw/isa.py",
+    "hw/config.py",
+    "hw/overlay.py",
+    "hw/regmap.py",
+    "bitstreams/driver.py",
+]
 TORCH_MODULES = {
     f"quant/{name}.py"
     for name in (
