@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A process a core; the tests of a file stay together, because they share what they build.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint fast mutants browser clean
@@ -22,10 +24,10 @@ demo: $(STAMP) ## Train, quantize, generate, simulate and report on the embedded
 	$(RUN)/heatvit demo --out build/demo
 
 test: lint ## Lint, types, unit and property tests, RTL in Verilator, report in a browser
-	$(RUN)/python -m pytest -q
+	$(RUN)/python -m pytest -q $(PARALLEL)
 
 fast: $(STAMP) ## Only the tests that need no Verilator build, each under ten seconds
-	$(RUN)/python -m pytest -q -m "not slow and not verilator and not browser"
+	$(RUN)/python -m pytest -q $(PARALLEL) -m "not slow and not verilator and not browser"
 
 lint: $(STAMP) ## ruff and mypy
 	$(RUN)/ruff check .

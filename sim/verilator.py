@@ -8,6 +8,7 @@ and run time of a large array.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -15,7 +16,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -145,7 +147,9 @@ def _build(
         return SimulationModel(executable, top, key, is_cached=True)
     tools = environment()
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as name:
+    with _only_builder(cache), tempfile.TemporaryDirectory(dir=cache) as name:
+        if executable.exists():  # another process built it in the meantime
+            return SimulationModel(executable, top, key, is_cached=True)
         folder = Path(name).resolve()
         (folder / "ports.vlt").write_text(control)
         sources = [str(folder / "ports.vlt"), *(str(path.resolve()) for path in verilog)]
@@ -154,6 +158,20 @@ def _build(
         _run(["make", jobs, "-C", str(folder), "-f", "Vtop.mk", *make_variables], tools, folder)
         os.replace(folder / "simulation", executable)
     return SimulationModel(executable, top, key, is_cached=False)
+
+
+@contextmanager
+def _only_builder(cache: Path) -> Iterator[None]:
+    """Wait until no other process builds into the cache: make takes all cores, and it may build the same.
+
+    The system gives up the lock of a process that dies.
+    """
+    folder = os.open(cache, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _ports(verilog: str, top: str) -> list[str]:

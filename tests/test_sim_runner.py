@@ -2,7 +2,8 @@
 
 Testpoints
 - a missing tool is one clear error that names it; a broken source is one too, and leaves nothing in the cache
-- the same source builds once; another source, flag or top is another key; an interrupted build is not reused
+- the same source builds once, also when two build it at the same time; another source, flag or top is another key; an
+  interrupted build is not reused
 - jobs and outcomes survive save and load
 - the driver runs on the stand-in: outputs, registers, several runs, with and without stalls (equal outputs)
 - an injected AXI fault ends that run only; a run without an end is aborted by the driver's timeout, the next run works
@@ -13,6 +14,7 @@ Testpoints
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -239,6 +241,14 @@ def test_same_source_builds_once(stand_in, model):
     again = build([path], "stand_in", cache)
     assert (again.executable, again.is_cached) == (model.executable, True)
     assert [entry.name for entry in cache.iterdir()] == [model.key]
+
+
+@pytest.mark.verilator
+def test_two_builders_of_the_same_source_build_once(tmp_path):
+    source = write_idler(tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        models = list(pool.map(lambda _: build([source], "idler", tmp_path / "cache"), range(2)))
+    assert sorted(model.is_cached for model in models) == [False, True]
 
 
 @pytest.mark.verilator
