@@ -161,18 +161,35 @@ def cycles(
 
 @app.command()
 def synth(
-    config: Config = "zcu102_2048",
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="NAME|FILE.json", help="Accelerator [default: zcu102_2048, on ecp5 tiny]"),
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--target", metavar="CHIP", help="zcu102 (estimate) or ecp5 (placed, routed, bitstream).")
+    ] = "zcu102",
     work: Work = WORK_FOLDER,
     json_file: JsonFile = None,
 ) -> int:
-    """Estimate DSPs, LUTs, flip-flops and block RAMs with Yosys, unit by unit, against the ZCU102's.
+    """Estimate what an accelerator takes of the ZCU102, unit by unit with Yosys; or place and route it on an ECP5.
 
-    Minutes the first time; then only a unit that changed is synthesized. Example: `heatvit synth --config zcu102_2048`
+    Minutes the first time; then only what changed runs again. Example: `heatvit synth --config zcu102_2048`
+
+    Example: `heatvit synth --target ecp5 --config tiny`
     """
+    if target == "ecp5":
+        from heatvit import place
+
+        with show_progress() as progress:
+            placed = place.place_ecp5(config or "tiny", work, reporter(progress))
+        Console().print(place.placement_table(placed))
+        return finish("placed and routed", placed, json_file, hidden=("utilisation", "script", "source"))
+    if target != "zcu102":
+        raise ValueError(f"--target must be zcu102 or ecp5, not {target!r}")
     from heatvit import synth as synthesis
 
     with show_progress() as progress:
-        result = synthesis.estimate_synthesis(config, work, reporter(progress))
+        result = synthesis.estimate_synthesis(config or "zcu102_2048", work, reporter(progress))
     Console().print(synthesis.synthesis_table(result))
     if json_file is not None:
         write_json(json_file, result)

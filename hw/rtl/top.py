@@ -47,6 +47,17 @@ class SeparateModules:
 IN_PLACE = SeparateModules()
 
 
+def core_signature(config: AccelConfig):
+    """Return the pins of the core of a config; `Top` explains them."""
+    members = {"clk": In(1), "rst": In(1), "interrupt": Out(1)}
+    for name, member in axi_lite_signature().flip().members.items():
+        members[CONTROL_PREFIX + name] = member
+    for port in range(config.axi_ports):
+        for name, member in axi4_signature(config.axi_bytes).members.items():
+            members[memory_prefix(port) + name] = member
+    return wiring.Signature(members)
+
+
 class Top(wiring.Component):
     """The core as the block design sees it: one clock, one reset, AXI4-Lite in, AXI4 out, one interrupt.
 
@@ -63,13 +74,7 @@ class Top(wiring.Component):
 
     def __init__(self, config: AccelConfig, multiplier: Multiplier, separate: SeparateModules = IN_PLACE):
         self._config, self._multiplier, self._separate = config, multiplier, separate
-        members = {"clk": In(1), "rst": In(1), "interrupt": Out(1)}
-        for name, member in axi_lite_signature().flip().members.items():
-            members[CONTROL_PREFIX + name] = member
-        for port in range(config.axi_ports):
-            for name, member in axi4_signature(config.axi_bytes).members.items():
-                members[memory_prefix(port) + name] = member
-        super().__init__(members)
+        super().__init__(core_signature(config))
 
     def elaborate(self, platform):
         m = Module()

