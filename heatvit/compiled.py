@@ -12,6 +12,7 @@ from heatvit.files import file_digest, new_file
 from heatvit.flow import load_all
 from heatvit.pictures import open_pictures
 from hw.config import AccelConfig, load_config
+from hw.isa import DESCRIPTOR_BYTES
 from hw.program import compile_network
 from quant import reference
 from quant.network import U8, IntegerNetwork
@@ -40,7 +41,7 @@ def compile_file(
         "config": config.to_dict(),
         "config_hash": f"0x{config.hash32:08x}",
         "pictures_a_run": pictures,
-        "descriptors": len(compiled.descriptors),
+        "descriptors": len(compiled.descriptors) // DESCRIPTOR_BYTES,
         "samples": 0 if samples is None else len(samples.labels),
     }
 

@@ -47,7 +47,9 @@ def run_job(
     reported = 0
     with log_path.open("w") as log:
         command = [str(model.executable), f"+job={folder}"]
-        process = subprocess.Popen(command, env=_environment(model, folder, test_module), cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env=_environment(model, folder, test_module), cwd=folder, stdout=log, stderr=log
+        )
         try:
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(POLL_S)
