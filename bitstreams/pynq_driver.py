@@ -10,6 +10,7 @@ Only what PYNQ 3.0.1 and 4.0.0 have in common is used, and it is the only module
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +102,16 @@ def check_match(manifest: Manifest, network: CompiledNetwork) -> None:
         raise ValueError(f"the network was compiled for another accelerator than the bitstream's: {facts}")
 
 
+def _active_device() -> Device:
+    """Return PYNQ's device. Raises OSError where there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # says the same
+        try:
+            return Device.active_device
+        except RuntimeError as error:
+            raise OSError(f"PYNQ finds no board here ({error}); docs/zcu102.md helps") from error
+
+
 @contextmanager
 def open_accelerator(
     bitstream: Path,
@@ -112,12 +123,12 @@ def open_accelerator(
 ) -> Iterator[Accelerator]:
     """Download a bitstream and load a network into its core; the device is locked for the length of the with block.
 
-    device is PYNQ's active one unless another is given. Raises ValueError or OSError if the manifest is missing, wrong
-    or that of another accelerator, DeviceBusyError if somebody else uses the device, WrongCoreError if the core is
-    not what the manifest says.
+    device is PYNQ's active one unless another is given. Raises ValueError or OSError if there is no board, or if the
+    manifest is missing, wrong or that of another accelerator; DeviceBusyError if somebody else uses the device;
+    WrongCoreError if the core is not what the manifest says.
     """
     check_match(load_manifest(bitstream), network)
-    target = Device.active_device if device is None else device
+    target = _active_device() if device is None else device
     with DeviceLock(target.tag):  # also while the bitstream is written: a run of somebody else would not survive it
         core = getattr(Overlay(str(bitstream), device=target), INSTANCE)
         if not isinstance(core, HeatVitIP):

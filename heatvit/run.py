@@ -185,19 +185,16 @@ def _rows(
 
 
 def _summary(rows: list[dict[str, Any]], compiled: CompiledNetwork, kind: DeviceKind) -> dict[str, Any]:
-    """Return means and counts over the pictures that were run."""
-    is_known = bool(rows) and rows[0]["equals_golden"] is not None
-    is_labelled = bool(rows) and rows[0]["label"] is not None
-    counts = np.array([row["token_counts"] for row in rows], float).reshape(len(rows), -1)
-    return {
-        "images": len(rows),
-        "mismatches": sum(not row["equals_golden"] for row in rows) if is_known else None,
-        "top1": float(np.mean([row["label"] == row["predicted"] for row in rows])) if is_labelled else None,
-        "num_tokens": compiled.network_config.num_tokens,
-        "kept_tokens_mean": [round(float(mean), 3) for mean in counts.mean(axis=0)] if rows else [],
-        "cycles_mean": None if kind is DeviceKind.MACHINE or not rows else _mean_cycles(rows),
-    }
-
-
-def _mean_cycles(rows: list[dict[str, Any]]) -> float:
-    return float(np.mean([row["cycles"] for row in rows]))
+    """Return means and counts over the pictures that were run, None where there is nothing to count."""
+    summary: dict[str, Any] = {"images": len(rows), "num_tokens": compiled.network_config.num_tokens}
+    means: dict[str, Any] = dict.fromkeys(("mismatches", "top1", "kept_tokens_mean", "cycles_mean"))
+    if rows:
+        counts = np.array([row["token_counts"] for row in rows], float)
+        means["kept_tokens_mean"] = [round(float(mean), 3) for mean in counts.mean(axis=0)]
+        if rows[0]["equals_golden"] is not None:
+            means["mismatches"] = sum(not row["equals_golden"] for row in rows)
+        if rows[0]["label"] is not None:
+            means["top1"] = float(np.mean([row["label"] == row["predicted"] for row in rows]))
+        if kind is not DeviceKind.MACHINE:
+            means["cycles_mean"] = float(np.mean([row["cycles"] for row in rows]))
+    return summary | means

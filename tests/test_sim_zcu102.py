@@ -20,17 +20,19 @@ import pytest
 
 from bitstreams.driver import AcceleratorError
 from bitstreams.pynq_driver import open_accelerator
+from hw.generate import generate
 from hw.isa import DESCRIPTOR_BYTES, Descriptor, ErrorCode
 from hw.overlay import CONTROL_BASE
 from hw.program import compile_network
 from hw.regmap import ID_VALUE, REGISTERS, Control, Status
 from quant.reference import run
 from sim.buffers import POISON
-from sim.cosim import build_core, build_process_core, compare, make_job
+from sim.cosim import build_process_of, compare, make_job
 from sim.machine_core import MachineCore
 from sim.overlay_files import write_overlay
 from sim.process import DdrModel, ProcessTransport
 from sim.runner import run_job
+from sim.verilator import build
 from sim.zcu102 import SimulatedZcu102
 
 NETWORK, PICTURES = board.network_and_pictures(3)
@@ -59,8 +61,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(folder):
-    return build_process_core(board.CONFIG, folder)
+def verilog(folder):
+    return generate(board.CONFIG, folder / "verilog")
+
+
+@pytest.fixture(scope="module")
+def model(verilog, folder):
+    return build_process_of(verilog, board.CONFIG, folder)
 
 
 @pytest.fixture
@@ -192,16 +199,19 @@ def test_rtl_survives_an_interrupt(rtl, bitstream):
         check(accelerator.predict(PICTURES))
 
 
+@pytest.mark.slow
 @pytest.mark.verilator
-def test_overlay_and_driver_in_a_cocotb_bridge(folder):
+def test_overlay_and_driver_in_a_cocotb_bridge(verilog, folder):
+    pictures = PICTURES[:2]
     program = compile_network(NETWORK, board.CONFIG)
-    job = make_job(NETWORK, PICTURES, program, stall_seed=1)
+    job = make_job(NETWORK, pictures, program, stall_seed=1)
     place = folder / "job"
     write_overlay(place, board.CONFIG)
     board.compiled_network(NETWORK).save(place / "network.npz")
-    np.save(place / "pictures.npy", PICTURES)
-    outcomes = run_job(build_core(board.CONFIG, folder), job, place, timeout_s=300, test_module="pynq_bench")
-    for index, (picture, outcome) in enumerate(zip(PICTURES, outcomes, strict=True)):
+    np.save(place / "pictures.npy", pictures)
+    model = build(verilog.sources, verilog.top, folder / "build", separate_modules=verilog.separate_modules)
+    outcomes = run_job(model, job, place, timeout_s=300, test_module="pynq_bench")
+    for index, (picture, outcome) in enumerate(zip(pictures, outcomes, strict=True)):
         result = compare(index, NETWORK, picture, program, outcome)
         assert (result.failure, result.divergence, result.mismatches) == ("", None, 0)
         assert result.kept_tokens == tuple(GOLDEN[index].num_tokens)
