@@ -8,11 +8,13 @@ Testpoints
   the device works again after each
 - another VLNV, another config than the manifest's, another core than the manifest's, no manifest: refused
 - a second user is refused while the first is there, also before the bitstream is written; not after it
+- the first prediction of docs/zcu102.md is code that runs
 - buffers are freed; values for registers are plain ints; the driver takes no address of a slice
 """
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import board
 import numpy as np
@@ -23,6 +25,7 @@ from bitstreams.device_lock import DeviceBusyError
 from bitstreams.driver import AcceleratorError, WrongCoreError
 from bitstreams.manifest import Manifest
 from bitstreams.pynq_driver import HeatVitIP, open_accelerator
+from heatvit.compiled import make_samples
 from hw.isa import DESCRIPTOR_BYTES, Descriptor, ErrorCode, Opcode
 from hw.overlay import INSTANCE
 from hw.regmap import REGISTERS, Status
@@ -293,3 +296,16 @@ def test_driver_is_bound_and_gives_plain_ints(bitstream, device, core):
     assert type(buffer.device_address) is int and type(buffer.host) is np.ndarray
     buffer.free()
     assert buffer.host.size == 0 and core.memory._buffers == {}
+
+
+def test_first_prediction_of_the_documentation(tmp_path, device, monkeypatch, capsys):
+    text = (Path(__file__).parent.parent / "docs" / "zcu102.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    write_overlay(tmp_path, board.CONFIG)
+    samples = make_samples(NETWORK, PICTURES, [-1] * len(PICTURES))
+    replace(board.compiled_network(NETWORK), samples=samples).save(tmp_path / "network.npz")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pynq.Device, "_active_device", device, raising=False)
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(PICTURES) and all(line.endswith(" exact") for line in lines)

@@ -203,7 +203,7 @@ def test_board_that_is_none(
     import pynq
 
     monkeypatch.setattr(type(pynq.Device), "devices", [])
-    monkeypatch.delattr(type(pynq.Device), "_active_device", raising=False)
+    monkeypatch.delattr(pynq.Device, "_active_device", raising=False)
     bitstream = write_overlay(tmp_path / "overlay", board.CONFIG)
     arguments = ("--device", "board", "--images", "samples", "--bitstream", bitstream)
     assert "PYNQ finds no board here" in refused(capsys, compiled_file, *arguments)
