@@ -32,6 +32,9 @@ ADDRESS_LIMIT = 1 << 40
 DEFAULT_WATCHDOG_CYCLES = 50_000_000
 """Far more than the longest descriptor of a large network (some 10**5 cycles), 0.2 s at 250 MHz."""
 
+DEFAULT_TIMEOUT_S = 10.0
+"""For a run; a large network takes milliseconds."""
+
 ABORT_TIMEOUT_S = 1.0
 """An abort takes no longer than the bus transfers in flight: microseconds."""
 
@@ -99,6 +102,10 @@ class LoadableProgram(Protocol):
         """Return the packed descriptors."""
 
 
+class WrongCoreError(RuntimeError):
+    """The core is none of ours, or was generated from another config."""
+
+
 class AcceleratorError(RuntimeError):
     """A run that the core ended with an error: `code`, `index` of the descriptor in the program, `status`."""
 
@@ -135,20 +142,23 @@ def describe_status(status: Status) -> str:
 class HeatVit:
     """One accelerator core behind a transport; a context manager that frees its buffers.
 
-    Opening only reads the ID and CONFIG_HASH registers. Raises RuntimeError if the core is not a heatvit core or was
+    Opening only reads the ID and CONFIG_HASH registers. Raises WrongCoreError if the core is not a heatvit core or was
     generated from another config.
     """
 
     def __init__(self, transport: Transport, config: AccelConfig) -> None:
         self._transport = transport
         self._buffers = ExitStack()
-        self._input: Buffer | None = None
+        self._inputs: tuple[Buffer, ...] = ()
         self._output: Buffer | None = None
+        self._current = 0  # the input buffer that INPUT_LO and INPUT_HI hold
+        self._staged: int | None = None  # the one that the next start() takes
+        self._deadline: float | None = None  # of the run in progress
         self._input_bytes = 0
         self._output_bytes = 0
         for name, expected in (("ID", ID_VALUE), ("CONFIG_HASH", config.hash32)):
             if (value := self._read(name)) != expected:
-                raise RuntimeError(f"{name} must be {expected:#010x}, not {value:#010x}: the core does not match")
+                raise WrongCoreError(f"{name} must be {expected:#010x}, not {value:#010x}: the core does not match")
 
     def __enter__(self) -> HeatVit:
         """Return self."""
@@ -161,9 +171,12 @@ class HeatVit:
         self.close()
 
     def close(self) -> None:
-        """Free all buffers; load() may be called again."""
-        self._input = self._output = None
-        self._buffers.close()
+        """End a run in progress and free all buffers; load() may be called again."""
+        try:
+            self.abort()
+        finally:
+            self._inputs, self._output, self._staged = (), None, None
+            self._buffers.close()
 
     def load(self, program: LoadableProgram, *, watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES) -> None:
         """Put weights and program into DDR and point the core at them; replaces what was loaded before.
@@ -179,36 +192,76 @@ class HeatVit:
             self._write_address("PROGRAM", self._allocate(stack, len(descriptors), descriptors))
             self._write("PROGRAM_LENGTH", len(descriptors) // DESCRIPTOR_BYTES)
             self._load_region(stack, Region.WEIGHTS, len(program.weights), program.weights)
-            self._input = self._load_region(stack, Region.INPUT, program.input_bytes)
-            self._output = self._load_region(stack, Region.OUTPUT, program.output_bytes)
+            first = self._load_region(stack, Region.INPUT, program.input_bytes)
+            second = self._allocate(stack, program.input_bytes, b"")
+            output = self._load_region(stack, Region.OUTPUT, program.output_bytes)
             self._write("WATCHDOG", watchdog_cycles)
             self._buffers = stack.pop_all()
+        self._inputs, self._output, self._current = (first, second), output, 0
         self._input_bytes, self._output_bytes = program.input_bytes, program.output_bytes
 
-    def infer(self, input_bytes: bytes, timeout_s: float = 10.0) -> RunResult:
+    def infer(self, input_bytes: bytes, timeout_s: float = DEFAULT_TIMEOUT_S) -> RunResult:
         """Run the program once, on pictures packed as the program's INPUT region.
 
         Raises ValueError if the size is wrong, AcceleratorError if the core ends the run with an error, TimeoutError
         (after an abort) if it does not end at all. The next call works after either.
         """
-        if self._input is None or self._output is None:
+        self.stage(input_bytes)
+        self.start(timeout_s)
+        return self.wait()
+
+    def stage(self, input_bytes: bytes) -> None:
+        """Put the pictures of the next start() into DDR, beside those of a run in progress.
+
+        Raises ValueError if the size is wrong.
+        """
+        if not self._inputs:
             raise RuntimeError("no program is loaded")
         if len(input_bytes) != self._input_bytes:
             raise ValueError(f"input_bytes must have {self._input_bytes} bytes, not {len(input_bytes)}")
+        index = self._current if self._deadline is None else 1 - self._current
+        self._inputs[index].host[: len(input_bytes)] = np.frombuffer(input_bytes, np.uint8)
+        self._inputs[index].flush()
+        self._staged = index
+
+    def start(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Start a run on the staged pictures and return; wait() must end it within timeout_s from now.
+
+        Raises TimeoutError if the core is still busy with something else.
+        """
+        if self._deadline is not None:
+            raise RuntimeError("a run is in progress: wait() or abort() ends it")
+        if self._staged is None:
+            raise RuntimeError("no pictures are staged")
         deadline = self._transport.seconds() + timeout_s
         self._wait("the core to become idle", deadline, _is_quiet)
-        self._input.host[: len(input_bytes)] = np.frombuffer(input_bytes, np.uint8)
-        self._input.flush()
+        if self._staged != self._current:
+            self._write_address(Region.INPUT.name, self._inputs[self._staged])
+            self._current = self._staged
+        self._staged = None
+        self._deadline = deadline  # before the write: an interrupt between the two must find a run to abort
         self._write("CONTROL", Control.START)
+
+    def wait(self) -> RunResult:
+        """Wait for the end of the run that start() began, and return its results; raises as infer().
+
+        Anything that interrupts the wait, KeyboardInterrupt included, aborts the run.
+        """
+        if self._deadline is None or self._output is None:
+            raise RuntimeError("no run is in progress")
         try:
-            status = self._wait("the run to end", deadline, lambda status: bool(status & (Status.DONE | Status.ERROR)))
-        except TimeoutError:
-            self._abort()
+            status = self._wait(
+                "the run to end", self._deadline, lambda status: bool(status & (Status.DONE | Status.ERROR))
+            )
+            if Status.ERROR in status:
+                code, index = self._read("ERROR"), self._read("ERROR_INDEX")
+                self._wait("the bus to drain", self._deadline, _is_quiet)
+                self._deadline = None
+                raise AcceleratorError(code, index, status)
+        except BaseException:
+            self.abort()
             raise
-        if Status.ERROR in status:
-            code, index = self._read("ERROR"), self._read("ERROR_INDEX")
-            self._wait("the bus to drain", deadline, _is_quiet)
-            raise AcceleratorError(code, index, status)
+        self._deadline = None
         self._output.invalidate()
         return RunResult(
             output=self._output.host[: self._output_bytes].tobytes(),
@@ -230,10 +283,15 @@ class HeatVit:
             self._transport.idle()
         return status
 
-    def _abort(self) -> None:
-        """End the run and let its bus transfers finish, so that buffers may be freed."""
-        self._write("CONTROL", Control.ABORT)
-        self._wait("the core to abort", self._transport.seconds() + ABORT_TIMEOUT_S, _is_quiet)
+    def abort(self) -> None:
+        """End the run in progress, if there is one, and let its bus transfers finish, so that buffers may be freed.
+
+        Raises TimeoutError if the core does not stop.
+        """
+        if self._deadline is not None:
+            self._deadline = None
+            self._write("CONTROL", Control.ABORT)
+            self._wait("the core to abort", self._transport.seconds() + ABORT_TIMEOUT_S, _is_quiet)
 
     def _load_region(self, stack: ExitStack, region: Region, num_bytes: int, contents: bytes = b"") -> Buffer:
         buffer = self._allocate(stack, num_bytes, contents)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from hw.check import check_program
@@ -18,33 +17,30 @@ from hw.config import AccelConfig
 from hw.dependency import add_waits
 from hw.isa import Descriptor, Memory, Opcode
 from hw.layers import add_block, add_embedding, add_head
+from hw.layout import RunLayout
 from hw.prefetch import place_weights, ring_words
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.schedule import Schedule
 from hw.selection import add_selector
 from hw.site import OperandBuffers, Site
 from hw.taps import Tap
-from hw.tiling import TRANSFER_BYTES, Channels, ceil_div, round_up, transfer_words
+from hw.tiling import ceil_div, transfer_words
 from hw.weights import pack_tokens
 from quant.bounds import MAX_EMBED_DIM
 from quant.config import NetworkConfig
-from quant.network import I8, I16, U16, IntegerNetwork
+from quant.network import IntegerNetwork
 
 
 @dataclass(frozen=True)
-class Program:
+class Program(RunLayout):
     """Everything that `pictures` pictures of one network need on one accelerator.
 
-    weights is the image of the WEIGHTS region; input_bytes and output_bytes are the sizes of the other two. layers
-    names the layer that each descriptor works for.
+    weights is the image of the WEIGHTS region, output_bytes the size of the OUTPUT region. layers names the layer that
+    each descriptor works for.
     """
 
-    config: AccelConfig
-    network_config: NetworkConfig
-    pictures: int
     descriptors: tuple[Descriptor, ...]
     weights: bytes
-    input_bytes: int
     output_bytes: int
     layers: tuple[str, ...]
     taps: tuple[Tap, ...]
@@ -53,38 +49,6 @@ class Program:
         """Return the descriptors as they lie in DDR."""
         return b"".join(descriptor.pack() for descriptor in self.descriptors)
 
-    def pack_input(self, *patches_i8: I8) -> bytes:
-        """Return the INPUT region: of each picture (num_patches, patch_dim); the CLS row is added as zeros.
-
-        Raises ValueError if the number of pictures, a shape or a type is another.
-        """
-        if len(patches_i8) != self.pictures:
-            raise ValueError(f"patches_i8 must be those of {self.pictures} pictures, not {len(patches_i8)}")
-        return b"".join(self._pack_picture(each_i8) for each_i8 in patches_i8)
-
-    def _pack_picture(self, patches_i8: I8) -> bytes:
-        shape = (self.network_config.num_patches, self.network_config.patch_dim)
-        if patches_i8.shape != shape or patches_i8.dtype != np.int8:
-            raise ValueError(f"patches_i8 must be int8 {shape}, not {patches_i8.dtype} {patches_i8.shape}")
-        packed = pack_tokens(np.pad(patches_i8, ((1, 0), (0, 0))), self.config)
-        return packed.ljust(self.input_bytes // self.pictures, b"\0")
-
-    def token_counts(self, counts: Sequence[int], picture: int = 0) -> tuple[int, ...]:
-        """Return a picture's live count after each selector, from those of the TOKENS registers."""
-        selectors = len(self.network_config.selectors)
-        return tuple(counts[picture * selectors : (picture + 1) * selectors])
-
-    def logits(self, output: bytes, picture: int = 0) -> I16:
-        """Return the (num_classes,) logits of a picture in the OUTPUT region."""
-        logits_i16: I16 = _logits_tap(self.network_config, self.config, picture).read(output, 1, self.config)[0]
-        return logits_i16
-
-    def tokens(self, output: bytes, count: int, picture: int = 0) -> U16:
-        """Return the `count` tokens that reached the last block: CLS is 0, patch p is p + 1, the package 65535."""
-        tap = _logits_tap(self.network_config, self.config, picture)
-        offset = tap.offset + _logits_bytes(self.network_config, self.config)
-        return np.frombuffer(output, "<u2", count, offset).astype(np.uint16)
-
     def read_tap(self, tap: Tap, output: bytes, token_counts: Sequence[int]) -> NDArray[Any]:
         """Return the array that the golden model calls tap.name.
 
@@ -92,18 +56,6 @@ class Program:
         """
         live = token_counts[tap.stage - 1] if tap.stage else self.network_config.num_tokens
         return tap.read(output, live, self.config)
-
-
-def _logits_bytes(network: NetworkConfig, config: AccelConfig) -> int:
-    words = ceil_div(network.num_classes, config.depth)
-    return transfer_words(words, config.wide_bytes) * config.wide_bytes
-
-
-def _logits_tap(network: NetworkConfig, config: AccelConfig, picture: int) -> Tap:
-    """Return the tap of the logits, which a program always stores, with the live tokens, at the start of OUTPUT."""
-    classes = Channels.dense(network.num_classes)
-    offset = picture * (_logits_bytes(network, config) + round_up(2 * network.num_tokens, TRANSFER_BYTES))
-    return Tap("head", picture, 0, Memory.WIDE, "int16", offset, classes.words(config.depth), classes.positions, rows=1)
 
 
 def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = False, pictures: int = 1) -> Program:
@@ -122,8 +74,9 @@ def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = F
         )
     weight_ring = ring_words(config.weight_words - operands.words, config.weight_bytes)
     schedule = Schedule(config, topology.num_tokens, weight_ring, taps, pictures)
+    layout = RunLayout(config, topology, pictures)
     results = [
-        (schedule.output.reserve(_logits_bytes(topology, config)), schedule.output.reserve(2 * topology.num_tokens))
+        (schedule.output.reserve(layout.logits_bytes), schedule.output.reserve(2 * topology.num_tokens))
         for _ in range(pictures)
     ]
     residuals = [schedule.take(Memory.WIDE, topology.embed_dim // config.depth) for _ in range(pictures)]
@@ -160,10 +113,9 @@ def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = F
         pictures=pictures,
         descriptors=tuple(add_waits(placement.descriptors, config)),
         weights=bytes(placement.image),
-        input_bytes=pictures * _input_bytes(topology, config),
         output_bytes=schedule.output.size,
         layers=tuple(placement.layers),
-        taps=(*schedule.taps, *(_logits_tap(topology, config, site.picture) for site in sites)) if taps else (),
+        taps=(*schedule.taps, *(layout.logits_tap(site.picture) for site in sites)) if taps else (),
     )
     check_program(program, config)
     return program
@@ -171,11 +123,6 @@ def compile_network(network: IntegerNetwork, config: AccelConfig, taps: bool = F
 
 def _of(pictures: int) -> str:
     return f" of {pictures} pictures" if pictures > 1 else ""
-
-
-def _input_bytes(network: NetworkConfig, config: AccelConfig) -> int:
-    tiles, words = ceil_div(network.num_tokens, config.rows), ceil_div(network.patch_dim, config.depth)
-    return transfer_words(tiles * words, config.act_bytes) * config.act_bytes
 
 
 def _check_limits(network: NetworkConfig, config: AccelConfig, pictures: int) -> None:

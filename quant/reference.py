@@ -16,6 +16,7 @@ from quant import layers
 from quant.approx import gelu_constants, keep_scores, package_token, softmax_rows
 from quant.fixed import Array
 from quant.network import I8, I16, U8, U16, Block, IntegerNetwork, Selector
+from quant.patches import patch_codes
 
 PACKAGE_TOKEN = 65535
 """The token index of a package token; CLS is 0 and patch p is p + 1."""
@@ -51,18 +52,10 @@ class _Taps:
 def patchify(network: IntegerNetwork, picture_u8: U8) -> I8:
     """Return the patch codes (num_tokens, patch_dim) of a picture (in_chans, image_size, image_size), row 0 zero.
 
-    A patch is flattened in the order (channel, row, column); patches run row by row. Raises ValueError if the picture
-    has another type or shape.
+    Raises ValueError if the picture has another type or shape. Source: quant.patches.patch_codes.
     """
-    config = network.config
-    shape = (config.in_chans, config.image_size, config.image_size)
-    if picture_u8.dtype != np.uint8 or picture_u8.shape != shape:
-        raise ValueError(f"picture must be uint8 {shape}, not {picture_u8.dtype} {picture_u8.shape}")
-    codes = np.take_along_axis(network.input_lut_i8, picture_u8.reshape(config.in_chans, -1).astype(np.int64), axis=1)
-    side, patch = config.image_size // config.patch_size, config.patch_size
-    grid = codes.reshape(config.in_chans, side, patch, side, patch).transpose(1, 3, 0, 2, 4)  # (row, col, C, P, P)
-    patches = np.zeros((config.num_tokens, config.patch_dim), np.int8)
-    patches[1:] = grid.reshape(config.num_patches, config.patch_dim)
+    patches = np.zeros((network.config.num_tokens, network.config.patch_dim), np.int8)
+    patches[1:] = patch_codes(picture_u8, network.input_lut_i8, network.config)
     return patches
 
 

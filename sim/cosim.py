@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AccelConfig
-from hw.generate import generate
+from hw.generate import VerilogFiles, generate
 from hw.program import Program, compile_network
 from quant import reference
 from quant.network import U8, IntegerNetwork
@@ -165,7 +165,11 @@ def build_core(config: AccelConfig, folder: Path, *, waves: bool = False) -> Sim
 
 def build_process_core(config: AccelConfig, folder: Path) -> SimulationModel:
     """As build_core, but with the DDR model beside the core, to be run by sim.process."""
-    verilog = generate(config, folder / "verilog")
+    return build_process_of(generate(config, folder / "verilog"), config, folder)
+
+
+def build_process_of(verilog: VerilogFiles, config: AccelConfig, folder: Path) -> SimulationModel:
+    """As build_process_core, of Verilog that was generated already."""
     return build_process(
         verilog.sources,
         verilog.top,

@@ -6,8 +6,11 @@ memory are separate copies, as in sim/transport.py. sim/cpp/main.cpp is the othe
 
 from __future__ import annotations
 
+import signal
 import struct
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import TracebackType
@@ -93,6 +96,16 @@ class DescriptorTimes:
     counts: dict[Unit, dict[str, list[int]]] = field(default_factory=dict)
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let an interrupt (SIGINT) wait for the end of the block: half a reply would be taken for part of the next one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Process:
     """The process and its pipe; cycle is the simulated time of the last reply."""
 
@@ -100,17 +113,19 @@ class _Process:
         self.cycle = 0
         command = [str(model.executable), *ddr.arguments()]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+        # In a session of its own: an interrupt from the terminal is for the driver, which then aborts the run.
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
 
     def request(self, command: Command, first: int = 0, second: int = 0, contents: bytes = b"") -> int:
         """Send a request and return the value of its reply."""
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(REQUEST.pack(command, first, second) + contents)
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failure() from None
-        value, self.cycle = REPLY.unpack(self.receive(REPLY.size))
+        with _uninterrupted():
+            try:
+                self._process.stdin.write(REQUEST.pack(command, first, second) + contents)
+                self._process.stdin.flush()
+            except BrokenPipeError:
+                raise self._failure() from None
+            value, self.cycle = REPLY.unpack(self.receive(REPLY.size))
         return int(value)
 
     def receive(self, length: int) -> bytes:
@@ -153,8 +168,9 @@ class ProcessMemory:
 
     def peek(self, address: int, length: int) -> bytes:
         """Read without a bus."""
-        self._process.request(Command.PEEK, address, length)
-        return self._process.receive(length)
+        with _uninterrupted():
+            self._process.request(Command.PEEK, address, length)
+            return self._process.receive(length)
 
     def poke(self, address: int, contents: bytes) -> None:
         """Write without a bus."""
@@ -213,8 +229,9 @@ class ProcessTransport:
 
     def take_times(self) -> DescriptorTimes:
         """Return the times of all descriptors since the last call."""
-        count = self._process.request(Command.EVENTS)
-        events = np.frombuffer(self._process.receive(count * EVENT_DTYPE.itemsize), EVENT_DTYPE)
+        with _uninterrupted():
+            count = self._process.request(Command.EVENTS)
+            events = np.frombuffer(self._process.receive(count * EVENT_DTYPE.itemsize), EVENT_DTYPE)
         starts, ends = ({unit: _column(events, unit, is_done, "cycle") for unit in Unit} for is_done in (0, 1))
         counters = (*(stall.value for stall in Stall), "wait")
         counts = {unit: {name: _column(events, unit, 1, name) for name in counters} for unit in Unit}

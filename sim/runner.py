@@ -29,8 +29,11 @@ def run_job(
     *,
     timeout_s: float = 3600.0,
     progress: Callable[[int, int], None] | None = None,
+    test_module: str = "sim.testbench",
 ) -> list[Outcome]:
     """Run a job and return one outcome per run; progress(runs ended, all runs) is called as they end.
+
+    test_module is the cocotb module that runs it, by a name that this process could import.
 
     If the process is still running after timeout_s of wall-clock time it is stopped, and every run that had not ended
     is reported as a hang. Raises SimulationError if the testbench itself fails.
@@ -44,7 +47,9 @@ def run_job(
     reported = 0
     with log_path.open("w") as log:
         command = [str(model.executable), f"+job={folder}"]
-        process = subprocess.Popen(command, env=_environment(model, folder), cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env=_environment(model, folder, test_module), cwd=folder, stdout=log, stderr=log
+        )
         try:
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(POLL_S)
@@ -73,7 +78,7 @@ def _report(folder: Path, reported: int, runs: int, progress: Callable[[int, int
     return ended
 
 
-def _environment(model: SimulationModel, folder: Path) -> dict[str, str]:
+def _environment(model: SimulationModel, folder: Path, test_module: str) -> dict[str, str]:
     """Return what cocotb reads at start; the simulated program imports from this process's path."""
     libpython = find_libpython.find_libpython()
     if libpython is None:
@@ -81,7 +86,7 @@ def _environment(model: SimulationModel, folder: Path) -> dict[str, str]:
     return {
         **os.environ,
         "COCOTB_TOPLEVEL": model.top,
-        "COCOTB_TEST_MODULES": "sim.testbench",
+        "COCOTB_TEST_MODULES": test_module,
         "COCOTB_TRUST_INERTIAL_WRITES": "1",
         "COCOTB_LOG_LEVEL": "WARNING",
         "COCOTB_ANSI_OUTPUT": "0",

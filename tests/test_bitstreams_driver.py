@@ -8,6 +8,8 @@ Testpoints
 - a run without an end is aborted and reported with the status; a core that stays busy is not started; an abort that
   does nothing is reported too; every wait ends
 - input of a wrong size, no program, an empty program, misaligned buffers are refused
+- the next pictures can be staged beside a run, into the other of two input buffers; start and wait in the wrong order
+  are refused; whatever interrupts a wait aborts the run, and so does closing
 - buffers are freed by the context manager, by close, by the next load, and when an allocation fails half way
 - addresses above 4 GiB arrive whole; register values are plain ints
 """
@@ -81,6 +83,7 @@ class FakeBoard:
         self.hang = self.is_draining = False
         self._free_bytes, self._alignment, self._next = ddr_bytes, alignment, DDR_BASE
         self._time = 0.0
+        self.interrupt: BaseException | None = None  # raised by the next idle()
 
     def read32(self, offset):
         name = NAME_OF[offset]
@@ -108,6 +111,9 @@ class FakeBoard:
 
     def idle(self):
         self._time += 0.01
+        if self.interrupt is not None:
+            interrupt, self.interrupt = self.interrupt, None
+            raise interrupt
         if self.is_draining:
             self.is_draining = False
             self.registers["STATUS"] &= ~Status.DRAINING
@@ -263,10 +269,57 @@ def test_misaligned_buffers_are_refused():
         core.load(echo_program())
 
 
+def test_next_pictures_are_staged_beside_a_run(board, core):
+    board.hang = True  # the run lasts while the next pictures are staged
+    core.stage(picture(1))
+    core.start()
+    first = board.registers["INPUT_LO"]
+    core.stage(picture(2))
+    core.stage(picture(3))  # replaces what was staged
+    assert board.registers["INPUT_LO"] == first and board._memory("INPUT").tobytes() == picture(1)
+    board.registers["STATUS"], board.hang = Status.DONE, False
+    core.wait()
+    core.start()
+    assert board.registers["INPUT_LO"] != first
+    assert core.wait().output == picture(3)
+    assert core.infer(picture(4)).output == picture(4)
+
+
+def test_start_and_wait_in_the_wrong_order_are_refused(board, core):
+    with pytest.raises(RuntimeError, match="no run is in progress"):
+        core.wait()
+    with pytest.raises(RuntimeError, match="no pictures are staged"):
+        core.start()
+    board.hang = True
+    core.stage(picture())
+    core.start()
+    core.stage(picture())
+    with pytest.raises(RuntimeError, match=r"a run is in progress: wait\(\) or abort\(\) ends it"):
+        core.start()
+
+
+def test_interrupted_wait_aborts_the_run(board, core):
+    board.hang, board.interrupt = True, KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        core.infer(picture())
+    assert board.registers["ERROR"] == ErrorCode.ABORTED
+    board.hang = False
+    assert core.infer(picture(2)).output == picture(2)
+
+
+def test_closing_ends_a_run_in_progress(board):
+    board.hang = True
+    with HeatVit(board, CONFIG) as core:
+        core.load(echo_program())
+        core.stage(picture())
+        core.start()
+    assert board.registers["ERROR"] == ErrorCode.ABORTED and board.ddr == {}
+
+
 def test_another_program_replaces_the_first(board, core):
-    assert len(board.ddr) == 4
+    assert len(board.ddr) == 5
     core.load(echo_program(Memory.WIDE), watchdog_cycles=77)
-    assert len(board.ddr) == 4 and board.registers["WATCHDOG"] == 77
+    assert len(board.ddr) == 5 and board.registers["WATCHDOG"] == 77
     assert core.infer(picture()).output == picture()
 
 

@@ -19,12 +19,25 @@ ALLOWED = {
 }
 BOARD_MODULES = [
     "quant/fixed.py",
+    "quant/config.py",
+    "quant/network.py",
+    "quant/patches.py",
     "hw/isa.py",
     "hw/config.py",
+    "hw/layout.py",
     "hw/overlay.py",
     "hw/regmap.py",
+    "hw/taps.py",
+    "hw/tiling.py",
+    "hw/weights.py",
+    "bitstreams/accelerator.py",
+    "bitstreams/compiled.py",
+    "bitstreams/device_lock.py",
     "bitstreams/driver.py",
+    "bitstreams/manifest.py",
+    "bitstreams/pynq_driver.py",
 ]
+PYNQ_MODULES = {"bitstreams/pynq_driver.py", "sim/zcu102.py"}
 TORCH_MODULES = {
     f"quant/{name}.py"
     for name in (
@@ -69,6 +82,12 @@ def test_torch_stays_in_model(path: Path) -> None:
     relative = path.relative_to(ROOT)
     if relative.parts[0] not in ("model", "heatvit") and str(relative) not in TORCH_MODULES:
         assert "torch" not in {name.split(".")[0] for name in imported(path)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pynq_stays_in_its_modules(path: Path) -> None:
+    if str(path.relative_to(ROOT)) not in PYNQ_MODULES:
+        assert not {"pynq", "pynqmetadata"} & {name.split(".")[0] for name in imported(path)}
 
 
 @pytest.mark.parametrize("name", BOARD_MODULES)
