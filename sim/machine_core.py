@@ -58,7 +58,6 @@ class MachineCore:
         self._machine = Machine(config)
         self._registers = dict.fromkeys(REGISTERS, 0)
         self._registers |= {"ID": ID_VALUE, "CONFIG_HASH": config.hash32}
-        self._is_hung = False
 
     def read32(self, offset: int) -> int:
         """Return a register; one that does not exist reads 0."""
@@ -73,8 +72,8 @@ class MachineCore:
             self._registers[name] = value
 
     def idle(self) -> None:
-        """Let the run in progress take place. An interrupt in the middle leaves it in progress."""
-        if self._is_busy and not self._is_hung:
+        """Let the run in progress take place. One that hangs or is interrupted in the middle stays in progress."""
+        if self._is_busy:
             self._run()
 
     @property
@@ -97,7 +96,6 @@ class MachineCore:
             return
         result = self._machine.run(program, regions)
         if result.error is ErrorCode.WATCHDOG and not self._registers["WATCHDOG"]:
-            self._is_hung = True
             return
         self.memory.poke(self._address("OUTPUT"), bytes(regions[Region.OUTPUT]))
         self._registers |= {f"TOKENS_{i}": count for i, count in enumerate(result.token_counts)}
@@ -106,7 +104,6 @@ class MachineCore:
     def _end(self, error: ErrorCode, index: int) -> None:
         status = Status.DONE if error is ErrorCode.NONE else Status.ERROR
         self._registers |= {"STATUS": int(status), "ERROR": int(error), "ERROR_INDEX": index}
-        self._is_hung = False
 
     def _read(self, name: str, length: int) -> bytes:
         return self.memory.peek(self._address(name), length)
