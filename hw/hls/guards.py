@@ -40,13 +40,13 @@ def check_conversion(graph: Any, block: HlsBlock) -> None:
 
 
 def _check_layer(block: HlsBlock, graph: Any, node: Any, layer: HlsLayer) -> None:
-    allowed = DENSE_CLASSES if layer.kind is Kind.DENSE else {layer.kind.value}
-    if node.class_name not in allowed:
-        raise _refusal(block, layer.name, "layer", node.class_name, " or ".join(sorted(allowed)))
     sources = tuple(_source(graph, name) for name in node.inputs)
     if sources != layer.inputs:
         raise _refusal(block, layer.name, "inputs", sources, layer.inputs)
     _check_result(block, node, layer.shape, layer.precision)
+    allowed = DENSE_CLASSES if layer.kind is Kind.DENSE else {layer.kind.value}
+    if node.class_name not in allowed:
+        raise _refusal(block, layer.name, "class", node.class_name, " or ".join(sorted(allowed)))
     for name, array in layer.arrays.items():
         values = _matrix(node) if name == "weight" else np.asarray(node.get_weights(name).data)
         if values.shape != array.shape:
@@ -55,6 +55,9 @@ def _check_layer(block: HlsBlock, graph: Any, node: Any, layer: HlsLayer) -> Non
             place = tuple(difference[0].tolist())
             raise _refusal(block, layer.name, f"{name}{list(place)}", values[place], array[place])
     if layer.kind is Kind.DENSE:
+        channels, depth = int(node.get_input_variable().shape[-1]), layer.arrays["weight"].shape[1]
+        if channels != depth:
+            raise _refusal(block, layer.name, "channels read", channels, depth)
         weight, bias = (_type(node.get_weights(name).type) for name in ("weight", "bias"))
         for name, found, precision in (
             ("weight", weight, INT8),
