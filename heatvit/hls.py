@@ -17,7 +17,7 @@ from heatvit.flow import load_all
 from heatvit.pictures import open_pictures
 from heatvit.progress import Report
 from hw.hls.available import require_hls4ml
-from hw.hls.block import HlsBlock, Io
+from hw.hls.block import HlsBlock, HlsLayer, Io
 from hw.hls.blocks import make_block
 from hw.hls.samples import Samples, Taps, cut_samples, expected_result, in_use
 from quant.network import IntegerNetwork
@@ -44,17 +44,15 @@ def generate_project(network_file: Path, block_name: str, io: Io, out: Path, ima
         pictures, _ = open_pictures(images, network.config, 1)
         taps = run(network, load_all(pictures)[0]).taps
         samples = cut_samples(block, taps)
-        expected = expected_result(block, block.layers[-1], taps)
-        results = np.zeros((len(expected), *block.layers[-1].shape), np.int64)
-        results[:, : expected.shape[1]] = expected
-        vectors = project.TestVectors(_flat(*samples.inputs), _flat(results))
+        results = [_padded(expected_result(block, layer, taps), layer) for layer in block.results]
+        vectors = project.TestVectors(_flat(*samples.inputs), _flat(*results))
     project.write_project(graph, vectors)
     return {
         **_identity(network_file, block, io),
         "project": str(out),
         "top": block.project,
         "inputs": {tensor.name: f"{tensor.precision} {list(tensor.shape)}" for tensor in block.inputs},
-        "output": f"{block.layers[-1].precision} {list(block.layers[-1].shape)}",
+        "outputs": {layer.name: f"{layer.precision} {list(layer.shape)}" for layer in block.results},
         "multipliers": project.multipliers(graph),
         "estimates": ESTIMATES,
         "vitis_scripts": "build_prj.tcl: C simulation, synthesis, RTL simulation, export; not run here",
@@ -122,9 +120,10 @@ def _compare(
 ) -> None:
     taps = run(network, picture_u8).taps
     samples = cut_samples(block, taps)
-    found = in_use(block, samples, simulation.run(samples.inputs))
     comparison.tokens += samples.rows(block)
-    comparison.add(index, taps, found, expected_result(block, block.layers[-1], taps))
+    for layer, result in zip(block.results, simulation.run(samples.inputs), strict=True):
+        expected = expected_result(block, layer, taps)
+        comparison.add(index, taps, in_use(result, expected), expected)
 
 
 def _first_difference(block: HlsBlock, simulation: Simulation, comparison: _Comparison) -> dict[str, Any] | None:
@@ -138,7 +137,8 @@ def _first_difference(block: HlsBlock, simulation: Simulation, comparison: _Comp
     for layer in block.layers:
         if not layer.taps:
             continue
-        found, expected = in_use(block, one, traced[layer.name])[0], expected_result(block, layer, taps)[call]
+        expected = expected_result(block, layer, taps)[call]
+        found = in_use(traced[layer.name], expected[None])[0]
         if (places := np.argwhere(found != expected)).size:
             place = tuple(places[0].tolist())
             return {
@@ -160,6 +160,12 @@ def _identity(network_file: Path, block: HlsBlock, io: Io) -> dict[str, Any]:
         "block": block.name,
         "io": io.value,
     }
+
+
+def _padded(expected: NDArray[np.int64], layer: HlsLayer) -> NDArray[np.int64]:
+    """Return a golden result with zeros where only the block has values."""
+    sizes = zip(layer.shape, expected.shape[1:], strict=True)
+    return np.pad(expected, [(0, 0), *((0, size - used) for size, used in sizes)])
 
 
 def _flat(*arrays: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -23,6 +23,10 @@ struct MeanConfig : Config {
     static const i64 n_tokens = 9, n_in = 3, n_out = 6;
 };
 
+struct SelectConfig {
+    static const i64 n_tokens = 9, n_in = 2, threshold = 32768;
+};
+
 template <class T> static std::vector<T> typed(const i64 *values, i64 count) {
     return std::vector<T>(values, values + count);
 }
@@ -114,5 +118,14 @@ void keep_score(i64 token, const i64 *probability, const i64 *importance, i64 *r
     ap_uint<16> score[1];
     nnet::heatvit_keep_score_kernel::row<Config>(token, keep.data(), weight.data(), score);
     result[0] = score[0].to_int64();
+}
+
+void selection(const i64 *rows, const i64 *score, i64 live, i64 has_package, i64 *result) {
+    const i64 tokens = SelectConfig::n_tokens, channels = SelectConfig::n_in;
+    std::vector<ap_int<16>> data = typed<ap_int<16>>(rows, tokens * channels), out((tokens + 1) * channels);
+    std::vector<ap_uint<16>> scores = typed<ap_uint<16>>(score, tokens);
+    nnet::heatvit_select<SelectConfig>(data.data(), scores.data(), live, has_package != 0, out.data());
+    for (i64 i = 0; i < (tokens + 1) * channels; i++)
+        result[i] = out[i].to_int64();
 }
 }

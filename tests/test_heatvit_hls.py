@@ -30,19 +30,21 @@ from hw.overlay import PART
 from model.config import NETWORKS
 from quant.network import IntegerNetwork
 from quant.network_file import load_network, save_network
-from quant.reference import run
+from quant.reference import PACKAGE_TOKEN, run
 from quant.synthetic import random_network
 
 CONFIG = replace(NETWORKS["test_tiny"], embed_dim=24, num_heads=3, selectors=(0, 2), delta1=0.5)
 """Three heads, so that half of them is rounded, and another GELU in the blocks than in the selectors."""
 PICTURES = 4
+OUTPUTS = {"keep_score": "ap_uint<16> [17, 1]", "result": "ap_int<16> [18, 24]"}
+"""Those of a selector of CONFIG: after the scores a header row and the tokens that stay."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with net.safetensors and pictures.npz; builds go to work."""
     path = tmp_path_factory.mktemp("hls")
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(5)
     save_network(random_network(rng, CONFIG), path / "net.safetensors")
     images = rng.integers(0, 256, (PICTURES, CONFIG.image_size, CONFIG.image_size), dtype=np.uint8)
     np.savez(path / "pictures.npz", images=images, labels=np.arange(PICTURES) % CONFIG.num_classes)
@@ -131,8 +133,8 @@ def test_generated_project(folder: Path, network: IntegerNetwork, tmp_path: Path
     images = str(folder / "pictures.npz")
     assert cli.main([*words, "--out", str(out), "--images", images, "--json", str(result_file)]) == 0
     result = json.loads(result_file.read_text())
-    assert result["top"] == "heatvit_selector_1" and result["output"] == "ap_uint<16> [17, 1]"
-    assert result["inputs"] == {"residual": "ap_int<16> [17, 24]", "live": "ap_uint<16> [1]"}
+    assert result["top"] == "heatvit_selector_1" and result["outputs"] == OUTPUTS
+    assert result["inputs"] == {"residual": "ap_int<16> [17, 24]", "live": "ap_uint<16> [2]"}
     assert result["multipliers"]["local_q10_acc"] == 12 and "none without Vitis" in result["estimates"]
     assert f'set part "{PART}"' in (out / "project.tcl").read_text()
     build = (out / "build_prj.tcl").read_text()
@@ -146,10 +148,13 @@ def test_generated_project(folder: Path, network: IntegerNetwork, tmp_path: Path
 
     taps = run(network, np.load(images)["images"][:1]).taps
     vectors = [np.loadtxt(out / "tb_data" / f"{name}.dat") for name in ("tb_input_features", "tb_output_predictions")]
-    residual = taps["blocks.1.mlp.fc2"]
-    assert np.array_equal(vectors[0][: residual.size], residual.ravel()) and vectors[0][-1] == len(residual)
-    assert vectors[0].size == CONFIG.num_tokens * CONFIG.embed_dim + 1
+    residual, package, width = taps["blocks.1.mlp.fc2"], taps["selectors.1.package"], CONFIG.embed_dim
+    assert vectors[0].size == CONFIG.num_tokens * width + 2
+    assert np.array_equal(vectors[0][: residual.size], residual.ravel()) and vectors[0][-2] == len(residual)
+    assert vectors[0][-1] == (taps["selectors.0.tokens"][-1] == PACKAGE_TOKEN)
     assert np.array_equal(vectors[1][: len(residual)], taps["selectors.1.keep_score"])
+    rows = vectors[1][CONFIG.num_tokens :].reshape(-1, width)
+    assert rows[0, 0] == len(package) and np.array_equal(rows[1 : 1 + len(package)], package)
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

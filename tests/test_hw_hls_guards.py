@@ -4,7 +4,7 @@ Testpoints: through hls4ml's PyTorch front end: a Linear on (N, C) and on (C,) w
 same with weights handed over transposed, accepted; a softmax over the last axis of (N, C), which becomes one over all
 values; an ignored slice of rows and of channels; an einsum whose result has another shape; int32 biases that float32
 cannot hold, refused, and as double accepted. In a graph of ours: a changed weight, bias, multiplier, constant, type,
-shape, order and input; a missing layer.
+shape, order, input and output; a missing layer.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def product(rows: tuple[int, ...], depth: int = CHANNELS, bias_step: int = 1000)
     layer = HlsLayer(
         "fc", Kind.DENSE, ("x",), (*rows, CHANNELS), INT32, {"weight": weight.astype(np.int8), "bias": bias}
     )
-    return HlsBlock("test", (HlsTensor("x", (*rows, CHANNELS), INT8),), (layer,))
+    return HlsBlock("test", (HlsTensor("x", (*rows, CHANNELS), INT8),), (layer,), ("fc",))
 
 
 def linear(block: HlsBlock, dtype: torch.dtype, is_transposed: bool) -> nn.Linear:
@@ -125,7 +125,7 @@ def test_biases_that_float32_cannot_hold(tmp_path: Path) -> None:
 def test_softmax_over_all_values(tmp_path: Path) -> None:
     shape = (ROWS, CHANNELS)
     layer = HlsLayer("exp", Kind.SOFTMAX, ("x",), shape, INT32)
-    block = HlsBlock("test", (HlsTensor("x", shape, INT16),), (layer,))
+    block = HlsBlock("test", (HlsTensor("x", shape, INT16),), (layer,), ("exp",))
     model = Model("exp", nn.Softmax(dim=-1), lambda x: x)
     graph = convert(model, shape, {"x": {"result": INT16}, "exp": {"result": INT32}}, tmp_path)
     assert graph.graph["exp"].get_attr("n_in") == ROWS * CHANNELS  # what hls4ml normalises over
@@ -157,7 +157,7 @@ def test_einsum_of_another_shape(tmp_path: Path) -> None:
     layer = HlsLayer("einsum", Kind.DENSE, ("x", "y"), (ROWS, ROWS), INT32)
     precisions = {"x": {"result": INT8}, "y": {"result": INT8}, "einsum": {"result": INT32}}
     graph = convert(Scores(), [(ROWS, CHANNELS), (ROWS, CHANNELS)], precisions, tmp_path)
-    assert "shape must be (5, 5), not (1, 5, 5)" in refusal(graph, HlsBlock("test", inputs, (layer,)))
+    assert "shape must be (5, 5), not (1, 5, 5)" in refusal(graph, HlsBlock("test", inputs, (layer,), ("einsum",)))
 
 
 def change_array(name: str, array: str, block: HlsBlock) -> HlsBlock:
@@ -188,6 +188,7 @@ CHANGES: list[tuple[str, Callable[[HlsBlock], HlsBlock]]] = [
     ("result: inputs", lambda block: change_layer("result", block, inputs=("fc2", "residual"))),
     ("unequal: result", lambda block: replace(block, layers=block.layers[:-1])),
     ("unequal: their order", lambda block: replace(block, layers=block.layers[::-1])),
+    ("outputs must be ('fc2',)", lambda block: replace(block, outputs=("fc2",))),
     ("residual: type", lambda block: replace(block, inputs=(replace(block.inputs[0], precision=INT8),))),
 ]
 

@@ -4,7 +4,7 @@ Testpoints: requantize at both widths over corners of accumulator, multiplier an
 at all 65536 inputs and both delta1; sigmoid at all inputs; integer and reciprocal square root at powers of two, squares
 and their neighbours; row scale at every sum; LayerNorm of 1 to 1024 channels with extreme rows, gammas and eps; softmax
 rows with any live count, unused columns above the peak; mean over any live count with -128; keep scores, all
-importances zero, CLS.
+importances zero, CLS; selection with ties, none and all pruned, an earlier package, weights of zero.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from hw.hls.blocks import MAX_HEADS
 from quant import approx
 from quant.fixed import SHIFT_MAX, requantize, saturate
-from quant.layers import as_weights
+from quant.layers import CLS_SCORE, as_weights, select
 
 KERNELS = Path(__file__).parent.parent / "hw" / "hls" / "kernels"
 MEAN_TOKENS, MEAN_CHANNELS = 9, 3
 """Sizes of MeanConfig in hls_kernels.cpp."""
+SELECT_TOKENS, SELECT_CHANNELS, SELECT_THRESHOLD = 9, 2, 1 << 15
+"""Sizes and threshold of SelectConfig there."""
 I64 = NDArray[np.int64]
 
 
@@ -186,3 +188,27 @@ def test_mean_and_keep_score(kernels: ctypes.CDLL, data: st.DataObject) -> None:
         assert score[0] == approx.keep_scores(keep[None], importance[None])[0]
     call(kernels.keep_score, 0, keep, weight, score, heads)
     assert score[0] == 65535
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_selection(kernels: ctypes.CDLL, data: st.DataObject) -> None:
+    codes = st.sampled_from([-32768, 32767]) | st.integers(-32768, 32767)
+    count = SELECT_TOKENS * SELECT_CHANNELS
+    rows = np.array(data.draw(st.lists(codes, min_size=count, max_size=count)), np.int64).reshape(SELECT_TOKENS, -1)
+    high = data.draw(st.sampled_from([255, SELECT_THRESHOLD, 65535]))  # 255: scores whose weight is zero
+    scores = st.sampled_from([0, min(high, SELECT_THRESHOLD), SELECT_THRESHOLD - 1]) | st.integers(0, high)
+    score = np.array([CLS_SCORE, *(data.draw(scores) for _ in range(SELECT_TOKENS - 1))], np.int64)
+    live, has_package = data.draw(st.integers(1, SELECT_TOKENS)), data.draw(st.booleans())
+    has_package &= live > 1
+    result = np.zeros((SELECT_TOKENS + 1, SELECT_CHANNELS), np.int64)
+    call(kernels.selection, rows, score, live, int(has_package), result)
+
+    number = np.arange(SELECT_TOKENS)
+    kept, merged = select(score, number < live, has_package & (number == live - 1), SELECT_THRESHOLD)
+    expected = np.zeros_like(result)
+    expected[0] = kept.sum() + merged.any(), merged.any()
+    expected[1 : 1 + kept.sum()] = rows[kept]
+    if merged.any():
+        expected[1 + kept.sum()] = approx.package_token(rows, score, merged)
+    assert np.array_equal(result, expected)

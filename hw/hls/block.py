@@ -16,7 +16,9 @@ UINT8, UINT16 = "ap_uint<8>", "ap_uint<16>"
 """Types of tensors and parameters, as C++ names them."""
 
 LIVE = "live"
-"""Name of the input of one value that says how many rows of a token set, or columns of a score row, are in use."""
+"""Name of the input that says how many columns of a row of scores, or rows of a token set, are in use.
+
+For a set, a second value says whether the last of them is a package token."""
 
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -42,11 +44,15 @@ class Kind(Enum):
     SOFTMAX = "HeatvitSoftmax"
     MEAN_JOIN = "HeatvitMeanJoin"
     KEEP_SCORE = "HeatvitKeepScore"
+    COMPACT = "HeatvitCompact"
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input: shape (tokens, channels) or (channels,), C++ type, and the golden tap that holds it ("" for `live`)."""
+    """An input: shape (tokens, channels) or (channels,), C++ type, and the golden tap that it is cut from.
+
+    The tap of `live` is the token list that the selector before left, "" if there is none.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -75,7 +81,7 @@ class HlsLayer:
 
 @dataclass(frozen=True)
 class HlsBlock:
-    """A part of a network: inputs, layers in order; the result is the last layer's.
+    """A part of a network: inputs, layers in order, and the layers whose results leave it.
 
     is_token_set: a call takes all tokens of a picture, (tokens, channels); else one token or one row.
     row: which row of the input tap a call takes, where the block sees one only.
@@ -84,6 +90,7 @@ class HlsBlock:
     name: str
     inputs: tuple[Tensor, ...]
     layers: tuple[HlsLayer, ...]
+    outputs: tuple[str, ...]
     is_token_set: bool = False
     row: int | None = None
 
@@ -91,6 +98,12 @@ class HlsBlock:
     def project(self) -> str:
         """Name of the top function, and of the files."""
         return "heatvit_" + self.name.replace(":", "_")
+
+    @property
+    def results(self) -> tuple[HlsLayer, ...]:
+        """The layers of the outputs, in their order."""
+        layers = {layer.name: layer for layer in self.layers}
+        return tuple(layers[name] for name in self.outputs)
 
     @property
     def has_live(self) -> bool:

@@ -42,7 +42,7 @@ def _mlp(network: IntegerNetwork, number: int) -> HlsBlock:
         *_linear("fc2", "fc1", dim, block.fc2),
         HlsLayer("result", Kind.RESIDUAL, ("residual", "fc2"), dim, INT16, taps=(f"{name}.mlp.fc2",)),
     ]
-    return HlsBlock(f"mlp:{number}", (residual,), tuple(layers))
+    return HlsBlock(f"mlp:{number}", (residual,), tuple(layers), ("result",))
 
 
 def _head(network: IntegerNetwork) -> HlsBlock:
@@ -53,7 +53,7 @@ def _head(network: IntegerNetwork) -> HlsBlock:
         _norm("norm", "residual", dim, network.norm, "norm"),
         *_linear("logits", "norm", (config.num_classes,), network.head, "head"),
     ]
-    return HlsBlock("head", (residual,), tuple(layers), row=0)
+    return HlsBlock("head", (residual,), tuple(layers), ("logits",), row=0)
 
 
 def _softmax(network: IntegerNetwork, number: int) -> HlsBlock:
@@ -61,11 +61,14 @@ def _softmax(network: IntegerNetwork, number: int) -> HlsBlock:
     shape, name = (network.config.num_tokens,), f"blocks.{number}.attn"
     scores = Tensor("scores", shape, INT16, f"{name}.scores")
     layer = HlsLayer("exp", Kind.SOFTMAX, ("scores", LIVE), shape, UINT8, taps=(f"{name}.exp",))
-    return HlsBlock(f"softmax:{number}", (scores, Tensor(LIVE, (1,), UINT16)), (layer,))
+    return HlsBlock(f"softmax:{number}", (scores, Tensor(LIVE, (1,), UINT16)), (layer,), ("exp",))
 
 
 def _selector(network: IntegerNetwork, number: int) -> HlsBlock:
-    """Keep scores of all tokens of a picture; layers that each head applies to its own channels are block-diagonal."""
+    """Keep scores of all tokens of a picture, and the residual with the tokens that stay and the package of the others.
+
+    Layers that each head applies to its own channels are block-diagonal.
+    """
     config, selector, name = network.config, network.selectors[number], f"selectors.{number}"
     tokens, dim, heads = config.num_tokens, config.embed_dim, config.num_heads
     if heads > MAX_HEADS:
@@ -98,10 +101,20 @@ def _selector(network: IntegerNetwork, number: int) -> HlsBlock:
             UINT16,
             taps=(f"{name}.keep_score",),
         ),
+        HlsLayer(
+            name="result",
+            kind=Kind.COMPACT,
+            inputs=("residual", "keep_score", LIVE),
+            shape=(tokens + 1, dim),
+            precision=INT16,
+            constants={"threshold": selector.threshold_u16},
+            taps=(f"{name}.package", f"{name}.tokens"),
+        ),
     ]
     residual = Tensor("residual", (tokens, dim), INT16, _residual_before(config.selectors[number]))
-    live = Tensor(LIVE, (1,), UINT16)
-    return HlsBlock(f"selector:{number}", (residual, live), tuple(layers), is_token_set=True)
+    live = Tensor(LIVE, (2,), UINT16, f"selectors.{number - 1}.tokens" if number else "")
+    outputs = ("keep_score", "result")
+    return HlsBlock(f"selector:{number}", (residual, live), tuple(layers), outputs, is_token_set=True)
 
 
 def _residual_before(number: int) -> str:

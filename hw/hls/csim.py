@@ -25,11 +25,14 @@ class Simulation:
     graph: ModelGraph
     compile_seconds: float
 
-    def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
-        """Call the block once a sample: every input (samples, *shape), the result (samples, *shape of the result)."""
-        samples = len(inputs[0])
-        values = np.asarray(self.graph.predict(_arguments(inputs)))
-        return _integers(values.reshape(samples, *self.graph.get_output_variables()[0].shape))
+    def run(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.int64]]:
+        """Call the block once a sample: every input (samples, *shape), each result (samples, *shape of the result)."""
+        results, variables = self.graph.predict(_arguments(inputs)), self.graph.get_output_variables()
+        arrays = [results] if len(variables) == 1 else results
+        return [
+            _integers(np.reshape(array, (len(inputs[0]), *variable.shape)))
+            for array, variable in zip(arrays, variables, strict=True)
+        ]
 
     def trace(self, inputs: Sequence[NDArray[Any]]) -> dict[str, NDArray[np.int64]]:
         """Compile once more and return the result (samples, *shape) of every layer that the golden model has, too."""

@@ -33,6 +33,9 @@ def check_conversion(graph: Any, block: HlsBlock) -> None:
         raise ValueError(
             f"block {block.name}: hls4ml must have the layers of the network; unequal: {', '.join(unequal)}"
         )
+    outputs = tuple(_source(graph, name) for name in graph.outputs)
+    if outputs != block.outputs:
+        raise ValueError(f"block {block.name}: the outputs must be {block.outputs}, not {outputs} as hls4ml made them")
     for tensor in block.inputs:
         _check_result(block, found[tensor.name], tensor.shape, tensor.precision)
     for layer in block.layers:

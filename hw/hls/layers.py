@@ -38,6 +38,7 @@ CALLS = {
     Kind.SOFTMAX: ("heatvit_softmax.h", "softmax", WHOLE),
     Kind.MEAN_JOIN: ("heatvit_selector.h", "mean_join", WHOLE),
     Kind.KEEP_SCORE: ("heatvit_selector.h", "keep_score", ROW_PAIRS),
+    Kind.COMPACT: ("heatvit_selector.h", "compact", WHOLE),
 }
 """Header, name and form of the call of each kernel."""
 
@@ -62,7 +63,7 @@ class _ConfigTemplate(LayerConfigTemplate):
         """Return the C++ text."""
         read, written = node.get_input_variable().shape, node.get_output_variable().shape
         members = {
-            "n_tokens": math.prod(written[:-1]),
+            "n_tokens": math.prod(read[:-1]),
             "n_in": read[-1],
             "n_out": written[-1],
             **node.get_attr("constants"),

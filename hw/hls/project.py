@@ -19,7 +19,7 @@ from hw.overlay import CLOCK_MHZ, PART
 
 @dataclass(frozen=True)
 class TestVectors:
-    """Calls of a block, one a row: all inputs one after the other, and the golden result."""
+    """Calls of a block, one a row: all inputs one after the other, and all golden results."""
 
     inputs: NDArray[np.int64]
     results: NDArray[np.int64]
@@ -47,7 +47,10 @@ def make_project(block: HlsBlock, io: Io, folder: Path) -> ModelGraph:
         {"class_name": "InputLayer", "name": tensor.name, "input_shape": list(tensor.shape)} for tensor in block.inputs
     ]
     graph = ModelGraph.from_layer_list(
-        config, inputs + [_layer(layer) for layer in block.layers], inputs=[tensor.name for tensor in block.inputs]
+        config,
+        inputs + [_layer(layer) for layer in block.layers],
+        inputs=[tensor.name for tensor in block.inputs],
+        outputs=list(block.outputs),
     )
     check_conversion(graph, block)
     return graph

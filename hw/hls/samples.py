@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.hls.block import LIVE, HlsBlock, HlsLayer
+from hw.hls.block import HlsBlock, HlsLayer, Kind
+from quant.reference import PACKAGE_TOKEN
 
 Taps = Mapping[str, NDArray[Any]]
 
@@ -44,14 +45,22 @@ def cut_samples(block: HlsBlock, taps: Taps) -> Samples:
     live = values.shape[1]
     padded = np.resize(np.array(UNUSED, np.int64), (len(values), *tensor.shape))
     padded[:, :live] = values
-    counts = np.full((len(values), 1), live, np.int64)
-    inputs = {tensor.name: padded, LIVE: counts}
-    return Samples(tuple(inputs[name.name] for name in block.inputs), counts[:, 0])
+    state = np.full((len(values), 1), live, np.int64)
+    if block.is_token_set:
+        before = block.inputs[1].tap
+        has_package = bool(before) and taps[before][-1] == PACKAGE_TOKEN
+        state = np.array([[live, has_package]], np.int64)
+    return Samples((padded, state), state[:, 0])
 
 
 def expected_result(block: HlsBlock, layer: HlsLayer, taps: Taps) -> NDArray[np.int64]:
     """Return what a layer with taps must give for cut_samples: (samples, live rows or columns, ...)."""
     arrays = [np.asarray(taps[name], np.int64) for name in layer.taps]
+    if layer.kind is Kind.COMPACT:
+        residual, tokens = arrays
+        header = np.zeros((1, residual.shape[1]), np.int64)
+        header[0, :2] = len(residual), tokens[-1] == PACKAGE_TOKEN
+        return np.concatenate([header, residual])[None]
     if block.is_token_set:
         columns = [array[:, None] if array.ndim == 1 else array for array in arrays]
         rows = max(len(array) for array in columns)
@@ -62,6 +71,6 @@ def expected_result(block: HlsBlock, layer: HlsLayer, taps: Taps) -> NDArray[np.
     return array.reshape(-1, array.shape[-1])
 
 
-def in_use(block: HlsBlock, samples: Samples, result: NDArray[np.int64]) -> NDArray[np.int64]:
+def in_use(result: NDArray[np.int64], expected: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the part of a result (samples, *shape) that the golden model has."""
-    return result[:, : samples.live[0]] if block.has_live else result
+    return result[tuple(slice(size) for size in expected.shape)]

@@ -1,4 +1,4 @@
-// What is a token selector's own: the mean over the live tokens beside every token, and the keep score of a token.
+// What is a token selector's own: the mean over the live tokens beside every token, the keep score of a token, and the selection.
 #ifndef HEATVIT_SELECTOR_H_
 #define HEATVIT_SELECTOR_H_
 
@@ -82,6 +82,92 @@ struct heatvit_keep_score_kernel {
         res[0] = token == 0 ? ap_uint<16>(65535) : ap_uint<16>(dividend / divisor);
     }
 };
+
+// The tokens that stay, moved together in their order, and the package of the others behind them. state[0] is the number of live
+// rows, state[1] says whether the last of them is an earlier package. The result starts with a header: the number of rows that
+// follow, and whether the last is a package. Rows behind them are zero.
+// Golden: quant.layers.select, quant.approx.package_token, and the compaction in quant.reference.
+template <class CONFIG_T, class value_T, class score_T, class res_T>
+void heatvit_select(const value_T rows[], const score_T score[], unsigned live, bool has_package, res_T res[]) {
+    bool kept[CONFIG_T::n_tokens], merged[CONFIG_T::n_tokens];
+    ap_uint<17> weights = 0, count = 0;
+Decide:
+    for (unsigned t = 0; t < CONFIG_T::n_tokens; t++) {
+        #pragma HLS PIPELINE
+        bool is_package = has_package && t == live - 1;
+        kept[t] = t < live && !is_package && score[t] >= ap_uint<16>(CONFIG_T::threshold);
+        merged[t] = t < live && !kept[t];
+        if (merged[t]) {
+            weights += ap_uint<8>(score[t] >> 8);
+            count += 1;
+        }
+    }
+    // Without any weight all merged tokens weigh the same.
+    const bool is_weightless = weights == 0;
+    heatvit_scale scale = heatvit_row_scale(is_weightless ? count : weights, 1 << 15, 15);
+    unsigned rows_out = 0;
+Move:
+    for (unsigned t = 0; t < CONFIG_T::n_tokens; t++) {
+        if (kept[t]) {
+            rows_out++;
+        MoveChannels:
+            for (unsigned c = 0; c < CONFIG_T::n_in; c++) {
+                #pragma HLS PIPELINE
+                res[rows_out * CONFIG_T::n_in + c] = rows[t * CONFIG_T::n_in + c];
+            }
+        }
+    }
+    if (count != 0) {
+        rows_out++;
+    Package:
+        for (unsigned c = 0; c < CONFIG_T::n_in; c++) {
+            ap_int<33> total = 0;
+        Merge:
+            for (unsigned t = 0; t < CONFIG_T::n_tokens; t++) {
+                #pragma HLS PIPELINE
+                ap_uint<8> weight = is_weightless ? ap_uint<8>(1) : ap_uint<8>(score[t] >> 8);
+                if (merged[t])
+                    total += ap_int<16>(rows[t * CONFIG_T::n_in + c]) * weight;
+            }
+            res[rows_out * CONFIG_T::n_in + c] = heatvit_requantize<16>(total, scale.mult, scale.shift);
+        }
+    }
+Header:
+    for (unsigned c = 0; c < CONFIG_T::n_in; c++) {
+        #pragma HLS PIPELINE
+        res[c] = c == 0 ? ap_int<16>(rows_out) : ap_int<16>(c == 1 && count != 0);
+    }
+Clear:
+    for (unsigned i = (rows_out + 1) * CONFIG_T::n_in; i < (CONFIG_T::n_tokens + 1) * CONFIG_T::n_in; i++) {
+        #pragma HLS PIPELINE
+        res[i] = 0;
+    }
+}
+
+template <class CONFIG_T, class data_T, class score_T, class state_T, class res_T>
+void heatvit_compact(const data_T data[], const score_T score[], const state_T state[], res_T res[]) {
+    heatvit_select<CONFIG_T>(data, score, state[0].to_uint(), state[1] != 0, res);
+}
+
+template <class CONFIG_T, class data_T, class score_T, class state_T, class res_T>
+void heatvit_compact(hls::stream<data_T> &data, hls::stream<score_T> &score, hls::stream<state_T> &state,
+                     hls::stream<res_T> &res) {
+    ap_int<16> rows[CONFIG_T::n_tokens * CONFIG_T::n_in], out[(CONFIG_T::n_tokens + 1) * CONFIG_T::n_in];
+    ap_uint<16> scores[CONFIG_T::n_tokens];
+Read:
+    for (unsigned t = 0; t < CONFIG_T::n_tokens; t++) {
+        #pragma HLS PIPELINE
+        heatvit_unpack(data.read(), rows + t * CONFIG_T::n_in);
+        scores[t] = score.read()[0];
+    }
+    state_T word = state.read();
+    heatvit_select<CONFIG_T>(rows, scores, word[0].to_uint(), word[1] != 0, out);
+Write:
+    for (unsigned t = 0; t < CONFIG_T::n_tokens + 1; t++) {
+        #pragma HLS PIPELINE
+        res.write(heatvit_pack<res_T>(out + t * CONFIG_T::n_in));
+    }
+}
 
 } // namespace nnet
 
