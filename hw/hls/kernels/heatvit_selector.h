@@ -46,7 +46,9 @@ void heatvit_mean_join(hls::stream<data_T> &data, hls::stream<live_T> &live, hls
 Read:
     for (unsigned t = 0; t < CONFIG_T::n_tokens; t++) {
         #pragma HLS PIPELINE
-        heatvit_unpack(data.read(), rows + t * CONFIG_T::n_in);
+        ap_int<8> row[CONFIG_T::n_in];
+        heatvit_read(data, t, row);
+        heatvit_write<CONFIG_T::n_in>(row, rows, t);
     }
     heatvit_mean<CONFIG_T>(rows, live.read()[0].to_uint(), mean);
 Write:
@@ -157,7 +159,9 @@ void heatvit_compact(hls::stream<data_T> &data, hls::stream<score_T> &score, hls
 Read:
     for (unsigned t = 0; t < CONFIG_T::n_tokens; t++) {
         #pragma HLS PIPELINE
-        heatvit_unpack(data.read(), rows + t * CONFIG_T::n_in);
+        ap_int<16> row[CONFIG_T::n_in];
+        heatvit_read(data, t, row);
+        heatvit_write<CONFIG_T::n_in>(row, rows, t);
         scores[t] = score.read()[0];
     }
     state_T word = state.read();
@@ -165,7 +169,9 @@ Read:
 Write:
     for (unsigned t = 0; t < CONFIG_T::n_tokens + 1; t++) {
         #pragma HLS PIPELINE
-        res.write(heatvit_pack<res_T>(out + t * CONFIG_T::n_in));
+        ap_int<16> row[CONFIG_T::n_in];
+        heatvit_read<CONFIG_T::n_in>(out, t, row);
+        heatvit_write(row, res, t);
     }
 }
 

@@ -43,9 +43,9 @@ template <class CONFIG_T, class data_T, class live_T, class res_T>
 void heatvit_softmax(hls::stream<data_T> &data, hls::stream<live_T> &live, hls::stream<res_T> &res) {
     typename data_T::value_type row[CONFIG_T::n_in];
     typename res_T::value_type out[CONFIG_T::n_in];
-    heatvit_unpack(data.read(), row);
+    heatvit_read(data, 0, row);
     heatvit_softmax_row<CONFIG_T>(row, live.read()[0].to_uint(), out);
-    res.write(heatvit_pack<res_T>(out));
+    heatvit_write(out, res, 0);
 }
 
 } // namespace nnet
