@@ -3,13 +3,14 @@
 Testpoints: mlp, selector (also one that sees a changing number of tokens), softmax and head give the golden's
 integers, arrays and streams; unused rows and columns do not matter; delta1 0.5 and an odd number of heads; every
 block of a network converts, both ways; a changed constant is found and its layer named, exit code 1; the project has
-part, Vitis scripts, test vectors, kernels and the types of the interface; names that no block has, too many heads,
-options of the other backend, no hls4ml, no compiler: one line.
+part, Vitis scripts, test vectors, kernels and the types of the interface; the test bench reproduces its vectors as
+C++11; names that no block has, too many heads, options of the other backend, no hls4ml, no compiler: one line.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -155,6 +156,28 @@ def test_generated_project(folder: Path, network: IntegerNetwork, tmp_path: Path
     assert np.array_equal(vectors[1][: len(residual)], taps["selectors.1.keep_score"])
     rows = vectors[1][CONFIG.num_tokens :].reshape(-1, width)
     assert rows[0, 0] == len(package) and np.array_equal(rows[1 : 1 + len(package)], package)
+
+
+@pytest.mark.slow
+def test_bench_for_vitis_reproduces_the_vectors(folder: Path, tmp_path: Path) -> None:
+    """The test bench, compiled with the flags of build_prj.tcl: Vitis takes C++11."""
+    words = ["generate", "--backend", "hls", str(folder / "net.safetensors"), "--block", "selector:1"]
+    assert cli.main([*words, "--out", str(tmp_path), "--images", str(folder / "pictures.npz")]) == 0
+    assert '-cflags "-std=c++0x"' in (tmp_path / "build_prj.tcl").read_text()
+    sources = ["firmware/heatvit_selector_1.cpp", "heatvit_selector_1_test.cpp"]
+    weights = f'-DWEIGHTS_DIR="{tmp_path / "firmware" / "weights"}"'
+    command = ["g++", "-std=c++0x", "-O0", "-Ifirmware/ap_types", weights, *sources, "-o", "bench"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    subprocess.run(["./bench"], cwd=tmp_path, check=True, capture_output=True)
+    data = tmp_path / "tb_data"
+    given, found, expected = (
+        (data / name).read_text().split()
+        for name in ("tb_input_features.dat", "csim_results.log", "tb_output_predictions.dat")
+    )
+    live, tokens = int(given[-2]), CONFIG.num_tokens
+    assert found[:live] == expected[:live] and found[tokens:] == expected[tokens:] and len(found) > tokens > live
+    assert cli.main([*words, "--out", str(tmp_path)]) == 0
+    assert not list(data.glob("*.dat"))
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

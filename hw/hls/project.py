@@ -65,6 +65,8 @@ def write_project(graph: ModelGraph, vectors: TestVectors | None = None) -> None
     folder = Path(graph.config.get_output_dir())
     options = folder / "build_opt.tcl"
     options.write_text(options.read_text().replace("export     0", "export     1"))
+    for name in ("tb_input_features", "tb_output_predictions"):  # of a block that was in this folder before
+        (folder / "tb_data" / f"{name}.dat").unlink(missing_ok=True)
     if vectors is not None:
         for name, rows in (("tb_input_features", vectors.inputs), ("tb_output_predictions", vectors.results)):
             lines = (" ".join(map(str, row)) + " \n" for row in rows.tolist())
