@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from heatvit import cli_bench, cli_run, cli_study, cli_train
+from heatvit import cli_backend, cli_bench, cli_run, cli_study, cli_train
 from heatvit.cli_common import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -117,23 +117,7 @@ def evaluate(
     return finish(f"evaluated: {weights}", result, json_file, hidden=("snr",))
 
 
-@app.command()
-def generate(
-    config: Config = "demo",
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the Verilog.")] = Path("build/verilog"),
-    dsp: Annotated[
-        str,
-        typer.Option("--dsp", metavar="KIND", help="Multipliers: behavioural (simulation) or dsp48 (for synthesis)."),
-    ] = "behavioural",
-    json_file: JsonFile = None,
-) -> int:
-    """Generate the accelerator's Verilog and print its SHA-256.
-
-    Example: `heatvit generate --config demo --out build/verilog`
-    """
-    from heatvit import hardware
-
-    return finish(f"generated: {out}", hardware.generate_verilog(config, out, dsp), json_file)
+app.command()(cli_backend.generate)
 
 
 @app.command()
@@ -198,27 +182,7 @@ def synth(
     return 0
 
 
-@app.command()
-def simulate(
-    network: Annotated[Path, typer.Argument(metavar="NETWORK.safetensors", help="Integer network.")],
-    images: Images = "digits:test",
-    count: Annotated[int, typer.Option("--count", min=1, help="Use the first so many pictures.")] = 4,
-    config: Config = "demo",
-    stall_seed: Annotated[
-        int | None, typer.Option("--stall-seed", help="Stall every bus channel at random with this seed.")
-    ] = None,
-    work: Work = WORK_FOLDER,
-    json_file: JsonFile = None,
-) -> int:
-    """Run pictures on the simulated accelerator and compare every layer with the golden model.
-
-    Exit code 1 if anything differs. Example: `heatvit simulate build/net.safetensors --images my_pictures --count 8`
-    """
-    from heatvit import hardware
-
-    with show_progress() as progress:
-        result = hardware.simulate_network(network, images, count, config, work, reporter(progress), stall_seed)
-    return finish("simulated", result, json_file, failed=result["mismatches"] > 0)
+app.command()(cli_backend.simulate)
 
 
 @app.command()

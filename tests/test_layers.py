@@ -1,6 +1,6 @@
 """Import rules: arrows between packages point one way, and board-side modules stay light.
 
-Testpoints: package arrows; torch and pynq confined; __init__ files hold one docstring and nothing else.
+Testpoints: package arrows; torch, pynq and hls4ml confined; __init__ files hold one docstring and nothing else.
 """
 
 import ast
@@ -88,6 +88,12 @@ def test_torch_stays_in_model(path: Path) -> None:
 def test_pynq_stays_in_its_modules(path: Path) -> None:
     if str(path.relative_to(ROOT)) not in PYNQ_MODULES:
         assert not {"pynq", "pynqmetadata"} & {name.split(".")[0] for name in imported(path)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_hls4ml_stays_in_the_hls_route(path: Path) -> None:
+    if not path.is_relative_to(ROOT / "hw" / "hls"):
+        assert "hls4ml" not in {name.split(".")[0] for name in imported(path)}
 
 
 @pytest.mark.parametrize("name", BOARD_MODULES)
