@@ -24,6 +24,7 @@ BOARD_MODULES = [
     "hw/overlay.py",
     "hw/regmap.py",
     "bitstreams/driver.py",
+    "bitstreams/manifest.py",
 ]
 TORCH_MODULES = {
     f"quant/{name}.py"
