@@ -45,7 +45,7 @@ proc build {folder} {
     file mkdir $overlay
     file copy [file join [get_property DIRECTORY $run] ${design}_wrapper.bit] [file join $overlay $design.bit]
     file copy [file join $project $design.gen sources_1 bd $design hw_handoff $design.hwh] $overlay
-    write_hw_platform -fixed -include_bit -force -file [file join $overlay $design.xsa]
+    write_hw_platform -fixed -include_bit -force [file join $overlay $design.xsa]
     write_manifest [file join $overlay manifest.json] $clock_mhz $worst_slack_ns $utilisation
 }
 
