@@ -15,11 +15,12 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:/+-]+")
 def tcl_word(text: str) -> str:
     """Return one Tcl word, and one list element, whose value is `text`: plain, in braces, or with backslashes.
 
-    Braces keep everything between them as it is, unless there is a backslash or they do not balance.
+    Braces keep everything between them as it is, unless there is a backslash or they do not balance; a carriage return
+    would become a line feed when the file is read.
     """
     if _PLAIN.fullmatch(text):
         return text
-    if "\\" not in text and _is_balanced(text):
+    if not set(text) & {"\\", "\r"} and _is_balanced(text):
         return "{" + text + "}"
     return "".join(_escape(character) for character in text)
 
