@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from heatvit import cli_bench, cli_study, cli_train
+from heatvit import cli_bench, cli_bitstream, cli_study, cli_train
 from heatvit.cli_common import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -51,6 +51,7 @@ app.add_typer(cli_study.app, name="study")
 
 app.command()(cli_train.train)
 app.command()(cli_train.quantize)
+app.command()(cli_bitstream.bitstream)
 
 
 @app.command()

@@ -11,14 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from amaranth.lib.wiring import Flow
 
 from hw.config import AccelConfig
 from hw.generate import VerilogFiles
 from hw.overlay import CLOCK_MHZ
 from hw.rtl.modules import TOP_MODULE
-from hw.rtl.packed_dot import Multiplier
-from hw.rtl.top import Top
+from hw.rtl.top import top_signature
 from hw.vivado.project import VERILOG_FOLDER, write_scripts
 from hw.vivado.tcl import tcl_value, tcl_word
 
@@ -71,12 +69,11 @@ class Build:
 
 def core_ports(config: AccelConfig) -> dict[str, str]:
     """Return the direction, in or out, of every pin of the core's top module."""
-    members = Top(config, Multiplier.BEHAVIOURAL).signature.members
-    return {name: "out" if member.flow is Flow.Out else "in" for name, member in members.items()}
+    return {name: member.flow.name.lower() for name, member in top_signature(config).members.items()}
 
 
 def run_tcl(script: str) -> None:
-    """Run a script in tclsh, or in Python's Tcl where there is none; skip without either. Raises an error of the script."""
+    """Run a script in tclsh, or in Python's Tcl where there is none; skip without either. Raises its error."""
     if program := shutil.which("tclsh"):
         result = subprocess.run([program], input=script, capture_output=True, text=True, timeout=60)
         if result.returncode or result.stderr:
@@ -96,7 +93,7 @@ def write_project(config: AccelConfig, folder: Path, clock_mhz: float = CLOCK_MH
 
 
 def run_build(config: AccelConfig, folder: Path, **variables: object) -> Build:
-    """Run build.tcl of a project folder; variables set the stubs' own, such as progress or statistics (a dictionary)."""
+    """Run build.tcl of a project folder; variables set the stubs' own, such as progress or statistics."""
     report = folder / "report.txt"
     lines = [f"source {tcl_word(str(stub))}" for stub in STUBS]
     variables["ports"] = list(core_ports(config).items())
@@ -130,7 +127,8 @@ def block_design(config: AccelConfig) -> BlockDesign:
 
 def _read(folder: Path, error: str, records: dict[str, list[list[str]]]) -> Build:
     interfaces = {
-        name: Interface(mode, kind, memory_map, space, {}, {}) for name, mode, kind, memory_map, space in records["interface"]
+        name: Interface(mode, kind, memory_map, space, {}, {})
+        for name, mode, kind, memory_map, space in records["interface"]
     }
     for name, logical, physical in records["ipx_port_map"]:
         interfaces[name].pins[logical] = physical

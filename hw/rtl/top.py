@@ -5,7 +5,7 @@ from typing import Any
 
 from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module
 from amaranth.lib import wiring
-from amaranth.lib.wiring import Flow, In, Out, connect
+from amaranth.lib.wiring import Flow, In, Out, Signature, connect
 
 from hw.config import AccelConfig
 from hw.isa import Region, Unit
@@ -30,6 +30,17 @@ CONTROL_PREFIX = "s_axi_control_"
 def memory_prefix(port):
     """Return the pin prefix of an AXI4 port."""
     return f"m_axi_gmem{port}_"
+
+
+def top_signature(config: AccelConfig):
+    """Return the pins of the core, flat as in Verilog."""
+    members = {"clk": In(1), "rst": In(1), "interrupt": Out(1)}
+    for name, member in axi_lite_signature().flip().members.items():
+        members[CONTROL_PREFIX + name] = member
+    for port in range(config.axi_ports):
+        for name, member in axi4_signature(config.axi_bytes).members.items():
+            members[memory_prefix(port) + name] = member
+    return Signature(members)
 
 
 @dataclass(frozen=True)
@@ -63,13 +74,7 @@ class Top(wiring.Component):
 
     def __init__(self, config: AccelConfig, multiplier: Multiplier, separate: SeparateModules = IN_PLACE):
         self._config, self._multiplier, self._separate = config, multiplier, separate
-        members = {"clk": In(1), "rst": In(1), "interrupt": Out(1)}
-        for name, member in axi_lite_signature().flip().members.items():
-            members[CONTROL_PREFIX + name] = member
-        for port in range(config.axi_ports):
-            for name, member in axi4_signature(config.axi_bytes).members.items():
-                members[memory_prefix(port) + name] = member
-        super().__init__(members)
+        super().__init__(top_signature(config))
 
     def elaborate(self, platform):
         m = Module()

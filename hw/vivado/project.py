@@ -137,7 +137,7 @@ def _memory_port(port: int) -> dict[str, TclValue]:
 
 
 def _manifest_fields(config: AccelConfig, verilog: VerilogFiles) -> dict[str, str]:
-    """Return the fields of bitstreams.manifest that are known before the build, each as JSON; results.tcl adds the rest."""
+    """Return the fields of bitstreams.manifest that are known before the build, as JSON; results.tcl adds the rest."""
     fields: dict[str, Any] = {
         "config": config.to_dict(),
         "config_hash": f"0x{config.hash32:08x}",

@@ -42,7 +42,7 @@ def tcl_value(value: TclValue) -> str:
 
 
 def set_array(name: str, values: Mapping[str, TclValue]) -> str:
-    """Return a script that sets the elements of an array, one a line. Raises ValueError for a name that needs quotes."""
+    """Return a script that sets the elements of an array, one a line. Raises ValueError for a name to be quoted."""
     for key in (name, *values):
         if not key.isidentifier():
             raise ValueError(f"a Tcl variable must have a name of letters, digits and _, not {key!r}")
