@@ -6,7 +6,7 @@ and every clock, reset and interrupt pin driven, by what should; addresses are t
 excluded; the newest IP is taken; a build leaves bitstream, hand-off, platform and a complete manifest; negative or
 unknown slack, a failed run, an old Vivado and a missing board are errors that leave no bitstream, also not an older
 one; a script with a line too few or a pin that does not exist is noticed; the stubs refuse what Vivado does not have;
-a project is written with its Verilog.
+a clock that no board can have is refused.
 """
 
 from dataclasses import replace
@@ -197,7 +197,7 @@ def test_a_build_that_fails_leaves_no_bitstream(folder: Path, variables: dict[st
     assert not run_build(TINY, folder).error
     build = run_build(TINY, folder, **variables)
     assert build.error.startswith(EXIT_ERROR) and message in build.error
-    assert not list(folder.glob("overlay/*")) or message.startswith("2022.1")
+    assert not list(folder.glob("overlay/*"))
     if "statistics" in variables:
         assert (folder / "reports" / "timing.rpt").is_file()
 
@@ -210,7 +210,7 @@ def test_a_build_that_fails_leaves_no_bitstream(folder: Path, variables: dict[st
             "design.tcl",
             "$settings(system_reset)/peripheral_reset",
             "$settings(system_reset)/peripheral_aresetn",
-            "reset",
+            "rst is reset_high",
         ),
         ("design.tcl", "$processing_system/pl_ps_irq0", "$processing_system/pl_ps_irq9", "finds 0"),
         ("design.tcl", "CONFIG.PSU__USE__M_AXI_GP1 0", "CONFIG.PSU__USE__M_AXI_GP1 1", ""),
@@ -254,18 +254,6 @@ def test_stubs_refuse_what_vivado_does_not_have(tmp_path: Path) -> None:
 def test_block_design_is_reusable() -> None:
     design = block_design(replace(TINY, axi_ports=2))
     assert design.links[f"{CORE}/m_axi_gmem1"] == "smartconnect_gmem1/S00_AXI"
-
-
-def test_a_project_is_written_with_its_verilog(tmp_path: Path) -> None:
-    written = project.write_project(TINY, tmp_path / "project", 200)
-    assert written.verilog.sources[-1].parent == tmp_path / "project" / "verilog"
-    assert any("DSP48E2 #(" in path.read_text() for path in written.verilog.sources)
-    assert sorted(path.name for path in written.scripts) == sorted((*project.SCRIPTS, project.SETTINGS_NAME))
-    build = run_build(TINY, tmp_path / "project")
-    assert not build.error
-    manifest = Manifest.load(tmp_path / "project" / "overlay" / "manifest.json")
-    assert manifest.verilog_sha256 == written.verilog.sha256
-    assert manifest.clock_mhz == pytest.approx(200 - 0.0025)
 
 
 @pytest.mark.parametrize("clock_mhz", [0, -250, 6.2, 333.5, float("nan"), float("inf")])

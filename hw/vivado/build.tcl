@@ -18,9 +18,6 @@ proc finish_run {name args} {
 
 proc build {folder} {
     global settings
-    if {[package vcompare [version -short] $settings(oldest_vivado)] < 0} {
-        error "Vivado must be $settings(oldest_vivado) or newer, not [version -short]"
-    }
     set overlay [file join $folder overlay]
     set reports [file join $folder reports]
     set project [file join $folder project]
@@ -28,6 +25,9 @@ proc build {folder} {
     # A failed build must not leave what an earlier one made.
     file delete -force $overlay $reports
     file mkdir $reports
+    if {[package vcompare [version -short] $settings(oldest_vivado)] < 0} {
+        error "Vivado must be $settings(oldest_vivado) or newer, not [version -short]"
+    }
 
     package_core $folder [file join $folder package_project] $ip
     set clock_mhz [create_design $project $ip]
