@@ -69,17 +69,24 @@ def loose_ends(design: BlockDesign) -> list[str]:
 def test_tcl_reads_back_what_was_quoted(tmp_path: Path) -> None:
     nasty = ["", "plain", "two words", "$home", "[exit]", "a;b", '"', "{", "}", "}{", "{}", "\\", "\\{", "a\\\nb", "#"]
     nasty += ["~", "a\nb", "\r", "\t", '{"rows": 8}', "{a {b} c}", "-dict", "a\\", "{*}", "x{"]
-    values = {"flat": nasty, "nested": [nasty, ["a"]], "pairs": {"k{": {"m": "$x"}}, "number": 8.5, "text": "$text [x]"}
+    values = {
+        "flat": nasty,
+        "nested": [nasty, ["a"]],
+        "pairs": {"k{": {"m": "$x"}},
+        "number": 8.5,
+        "text": "$text [x]",
+        "lines": "a\rb\nc",
+    }
     settings = tmp_path / "settings.tcl"
     settings.write_text(set_array("settings", values))
     out = tmp_path / "out"
     run_tcl(
         f"source {tcl_word(str(settings))}\nset file [open {tcl_word(str(out))} w]\nfconfigure $file -translation lf\n"
-        "set pairs [dict get $settings(pairs) k\\{]\nset rest [list $settings(number) $settings(text)]\n"
+        "set pairs [dict get $settings(pairs) k\\{]\nset rest [list $settings(number) $settings(text) $settings(lines)]\n"
         "set all [concat $settings(flat) [lindex $settings(nested) 0] $pairs $rest]\n"
         "puts -nonewline $file [join $all \\x01]\nclose $file\n"
     )
-    assert out.read_bytes().decode().split("\x01") == [*nasty, *nasty, "m", "$x", "8.5", "$text [x]"]
+    assert out.read_bytes().decode().split("\x01") == [*nasty, *nasty, "m", "$x", "8.5", "$text [x]", "a\rb\nc"]
 
 
 def test_tcl_refuses_what_it_cannot_say() -> None:
@@ -200,6 +207,7 @@ def test_a_build_that_fails_leaves_no_bitstream(folder: Path, variables: dict[st
     assert not list(folder.glob("overlay/*"))
     if "statistics" in variables:
         assert (folder / "reports" / "timing.rpt").is_file()
+        assert not list(folder.rglob("*.bit"))
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,9 @@ vivado::command create_project {-force -part=} 1 2 {
     if {[dict get $options -part] ne "xczu9eg-ffvb1156-2-e"} {
         error "no such part"
     }
+    if {[dict exists $options -force]} {
+        file delete -force $vivado::project_folder
+    }
     file mkdir $vivado::project_folder
     set vivado::files {}
     vivado::add project $vivado::project
