@@ -82,7 +82,8 @@ def test_tcl_reads_back_what_was_quoted(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_tcl(
         f"source {tcl_word(str(settings))}\nset file [open {tcl_word(str(out))} w]\nfconfigure $file -translation lf\n"
-        "set pairs [dict get $settings(pairs) k\\{]\nset rest [list $settings(number) $settings(text) $settings(lines)]\n"
+        "set pairs [dict get $settings(pairs) k\\{]\n"
+        "set rest [list $settings(number) $settings(text) $settings(lines)]\n"
         "set all [concat $settings(flat) [lindex $settings(nested) 0] $pairs $rest]\n"
         "puts -nonewline $file [join $all \\x01]\nclose $file\n"
     )
