@@ -27,7 +27,7 @@ from hw.config import AccelConfig
 from hw.generate import generate
 from hw.rtl.modules import TOP_MODULE
 from hw.rtl.scan_wrapper import ScanWrapper
-from hw.rtl.top import core_signature
+from hw.rtl.top import top_signature
 from hw.synth_resources import SynthesisError
 
 PART = "LFE5U-85F-6CABGA756"
@@ -81,7 +81,7 @@ def place_accelerator(config: AccelConfig, work: Path, report: Report = lambda s
     report(STEPS[0], 0, 1)
     with tempfile.TemporaryDirectory() as name:
         texts = [path.read_text() for path in generate(config, Path(name), "behavioural").sources]
-    wrapper = ScanWrapper(TOP_MODULE, core_signature(config))
+    wrapper = ScanWrapper(TOP_MODULE, top_signature(config))
     texts.append(verilog.convert(wrapper, name=WRAPPER_MODULE, emit_src=False, strip_internal_attrs=True))
     report(STEPS[0], 1, 1)
     return place(texts, work, report)

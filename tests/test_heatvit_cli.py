@@ -37,7 +37,7 @@ from quant.network_file import load_network, save_network
 from quant.synthetic import random_network
 
 TINY = NETWORKS["test_tiny"]
-COMMANDS = ["train", "quantize", "evaluate", "generate", "cycles", "synth", "simulate", "fuzz", "demo"]
+COMMANDS = ["train", "quantize", "evaluate", "generate", "cycles", "synth", "simulate", "fuzz", "demo", "bitstream"]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ BLOCK_BYTES = 64
 """Granularity of every DDR access of the core: regions, offsets, lengths and descriptors are multiples of it."""
 
 
-def axi_lite_signature():
+def axi_lite_signature() -> Signature:
     """AXI4-Lite with 32-bit data, seen from the master."""
     return Signature(
         {
@@ -61,7 +61,7 @@ def _address_pins(prefix):
     }
 
 
-def axi4_signature(axi_bytes):
+def axi4_signature(axi_bytes: int) -> Signature:
     """AXI4 with axi_bytes of data, seen from the master."""
     return Signature(
         {

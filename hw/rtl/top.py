@@ -5,7 +5,7 @@ from typing import Any
 
 from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module
 from amaranth.lib import wiring
-from amaranth.lib.wiring import Flow, In, Out, connect
+from amaranth.lib.wiring import Flow, In, Out, Signature, connect
 
 from hw.config import AccelConfig
 from hw.isa import Region, Unit
@@ -32,6 +32,17 @@ def memory_prefix(port):
     return f"m_axi_gmem{port}_"
 
 
+def top_signature(config: AccelConfig):
+    """Return the pins of the core, flat as in Verilog."""
+    members = {"clk": In(1), "rst": In(1), "interrupt": Out(1)}
+    for name, member in axi_lite_signature().flip().members.items():
+        members[CONTROL_PREFIX + name] = member
+    for port in range(config.axi_ports):
+        for name, member in axi4_signature(config.axi_bytes).members.items():
+            members[memory_prefix(port) + name] = member
+    return Signature(members)
+
+
 @dataclass(frozen=True)
 class SeparateModules:
     """Names of the Verilog modules of blocks that occur many times; None elaborates a block wherever it occurs."""
@@ -45,17 +56,6 @@ class SeparateModules:
 
 
 IN_PLACE = SeparateModules()
-
-
-def core_signature(config: AccelConfig):
-    """Return the pins of the core of a config; `Top` explains them."""
-    members = {"clk": In(1), "rst": In(1), "interrupt": Out(1)}
-    for name, member in axi_lite_signature().flip().members.items():
-        members[CONTROL_PREFIX + name] = member
-    for port in range(config.axi_ports):
-        for name, member in axi4_signature(config.axi_bytes).members.items():
-            members[memory_prefix(port) + name] = member
-    return wiring.Signature(members)
 
 
 class Top(wiring.Component):
@@ -74,7 +74,7 @@ class Top(wiring.Component):
 
     def __init__(self, config: AccelConfig, multiplier: Multiplier, separate: SeparateModules = IN_PLACE):
         self._config, self._multiplier, self._separate = config, multiplier, separate
-        super().__init__(core_signature(config))
+        super().__init__(top_signature(config))
 
     def elaborate(self, platform):
         m = Module()
