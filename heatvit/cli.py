@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from heatvit import cli_backend, cli_bench, cli_bitstream, cli_run, cli_study, cli_train
+from heatvit import cli_backend, cli_bench, cli_bitstream, cli_compare, cli_run, cli_study, cli_train
 from heatvit.cli_common import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -54,6 +54,7 @@ app.command()(cli_train.quantize)
 app.command("compile")(cli_run.compile_command)
 app.command("run")(cli_run.run_command)
 app.command()(cli_bitstream.bitstream)
+app.command()(cli_compare.compare)
 
 
 @app.command()
