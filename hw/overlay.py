@@ -53,7 +53,8 @@ DDR_WINDOWS = (DdrWindow("DDR_LOW", 0x0, 2 << 30), DdrWindow("DDR_HIGH", 0x8_000
 
 MAX_MEMORY_PORTS = 4
 """S_AXI_HP0_FPD to S_AXI_HP3_FPD: not coherent with the caches."""
-HP_DATA_BITS = 128
+CONTROL_DATA_BITS, HP_DATA_BITS = 32, 128
+"""Widths that M_AXI_HPM0_FPD and the slaves of the memory ports are set to, whatever the core's ports have."""
 
 PL_CLOCK_MHZ = 100
 """Clock 0 of the processing system, from which the clock wizard makes the core's."""

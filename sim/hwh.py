@@ -12,29 +12,29 @@ from hw.config import AccelConfig
 from hw.overlay import (
     BOARD_PART,
     CONTROL_BASE,
+    CONTROL_DATA_BITS,
     CONTROL_INTERFACE,
     CONTROL_RANGE,
     DDR_WINDOWS,
     DESIGN,
+    HP_DATA_BITS,
     INSTANCE,
     IP_NAME,
     IP_VERSION,
     PART,
+    PL_CLOCK_MHZ,
+    PROCESSING_SYSTEM,
     VLNV,
     hp_interface,
+    hp_parameter,
     memory_interface,
 )
 
 PROCESSOR = "zynq_ultra_ps_e"
-PROCESSOR_INSTANCE = f"{PROCESSOR}_0"
 PROCESSOR_VERSION = "3.5"
 CONTROL_MASTER = "M_AXI_HPM0_FPD"
-CONTROL_BITS = 128
-"""Width of M_AXI_HPM0_FPD after reset."""
 
 PL_CLOCKS = 4
-PL_CLOCK_MHZ = 100
-"""What the ZCU102's preset gives PL clock 0, from which a clock wizard makes the core's; the others are off."""
 IO_PLL_MHZ = 1500
 
 AXI = "xilinx.com:interface:aximm:1.0"
@@ -79,31 +79,31 @@ def _add_core(modules: ElementTree.Element, config: AccelConfig) -> None:
         _add(buses, "BUSINTERFACE", DATAWIDTH=8 * config.axi_bytes, NAME=master, TYPE="MASTER", VLNV=AXI)
         for window in DDR_WINDOWS:
             block = f"HP{port}_{window.name}"
-            _add_range(ranges, block, window.base, window.size, PROCESSOR_INSTANCE, "MEMORY", master, slave)
+            _add_range(ranges, block, window.base, window.size, PROCESSING_SYSTEM, "MEMORY", master, slave)
 
 
 def _add_processor(modules: ElementTree.Element, config: AccelConfig) -> None:
     processor = _add(
         modules,
         "MODULE",
-        FULLNAME=f"/{PROCESSOR_INSTANCE}",
+        FULLNAME=f"/{PROCESSING_SYSTEM}",
         HWVERSION=PROCESSOR_VERSION,
-        INSTANCE=PROCESSOR_INSTANCE,
+        INSTANCE=PROCESSING_SYSTEM,
         IS_PL="FALSE",
         MODTYPE=PROCESSOR,
         VLNV=f"xilinx.com:ip:{PROCESSOR}:{PROCESSOR_VERSION}",
     )
     parameters = _add(processor, "PARAMETERS")
-    # PYNQ sets these widths when it downloads a bitstream; HP port n is SAXIGP n + 2 there.
-    widths: dict[str, str | int] = {"C_MAXIGP0_DATA_WIDTH": CONTROL_BITS}
-    widths |= {f"C_SAXIGP{port + 2}_DATA_WIDTH": 8 * config.axi_bytes for port in range(config.axi_ports)}
+    # PYNQ sets these widths when it downloads a bitstream.
+    widths: dict[str, str | int] = {"C_MAXIGP0_DATA_WIDTH": CONTROL_DATA_BITS}
+    widths |= {f"C_{hp_parameter(port)}_DATA_WIDTH": HP_DATA_BITS for port in range(config.axi_ports)}
     for name, value in (widths | _clock_parameters()).items():
         _add(parameters, "PARAMETER", NAME=name, VALUE=value)
     _add(processor, "PORTS")
     buses, ranges = _add(processor, "BUSINTERFACES"), _add(processor, "MEMORYMAP")
-    _add(buses, "BUSINTERFACE", DATAWIDTH=CONTROL_BITS, NAME=CONTROL_MASTER, TYPE="MASTER", VLNV=AXI)
+    _add(buses, "BUSINTERFACE", DATAWIDTH=CONTROL_DATA_BITS, NAME=CONTROL_MASTER, TYPE="MASTER", VLNV=AXI)
     for port in range(config.axi_ports):
-        _add(buses, "BUSINTERFACE", DATAWIDTH=8 * config.axi_bytes, NAME=hp_interface(port), TYPE="SLAVE", VLNV=AXI)
+        _add(buses, "BUSINTERFACE", DATAWIDTH=HP_DATA_BITS, NAME=hp_interface(port), TYPE="SLAVE", VLNV=AXI)
     control = (CONTROL_MASTER, CONTROL_INTERFACE)
     _add_range(ranges, "reg0", CONTROL_BASE, CONTROL_RANGE, INSTANCE, "REGISTER", *control)
 

@@ -46,7 +46,7 @@ proc add_processing_system {} {
         CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ $settings(pl_clock_mhz) \
         CONFIG.PSU__USE__IRQ0 1 \
         CONFIG.PSU__USE__M_AXI_GP0 1 \
-        CONFIG.PSU__MAXIGP0__DATA_WIDTH 32 \
+        CONFIG.PSU__MAXIGP0__DATA_WIDTH $settings(control_data_bits) \
         CONFIG.PSU__USE__M_AXI_GP1 0 \
         CONFIG.PSU__USE__M_AXI_GP2 0]
     foreach port $settings(memory_ports) {

@@ -84,6 +84,7 @@ def project_settings(config: AccelConfig, verilog: VerilogFiles, clock_mhz: floa
         "system_reset": overlay.SYSTEM_RESET,
         "control_interconnect": overlay.CONTROL_INTERCONNECT,
         "memory_ports": [_memory_port(port) for port in range(config.axi_ports)],
+        "control_data_bits": overlay.CONTROL_DATA_BITS,
         "hp_data_bits": overlay.HP_DATA_BITS,
         "pl_clock_mhz": overlay.PL_CLOCK_MHZ,
         "clock_mhz": check_clock(clock_mhz),
