@@ -40,6 +40,7 @@ TORCH_MODULES = {
         "signal_to_noise",
         "equalize",
         "gelu_fit",
+        "context_fit",
         "post_training",
     )
 }
