@@ -58,7 +58,7 @@ def write_inputs(folder: Path, **fields: Any) -> Path:
         "held_out": 8,
         "accelerator": "demo",
         "limits": [RATIO * table.cycles(CONFIG, {})],
-        "insertion": {"first_block": 1, "max_divergence": 0.5, "merge_below": 0.01},
+        "insertion": {"first_block": 1, "max_divergence": [0.5], "merge_below": 0.01},
         "warm_start": {"epochs": 1, "learning_rate": 1e-2},
         "recipe": {
             "batch_size": 8,

@@ -53,6 +53,7 @@ TORCH_MODULES = {
         "signal_to_noise",
         "equalize",
         "gelu_fit",
+        "context_fit",
         "post_training",
     )
 }

@@ -2,7 +2,8 @@
 
 Testpoints: a prediction is the sum of blocks and selectors at their token counts, interpolated; neighbours of about the
 same ratio merge into the first; scaled ratios meet a limit exactly, unreachable limits are refused; insertion goes from
-the back, stops at the limit, at the divergence, and where latency no longer falls; nothing insertable is refused; the
+the back, stops at the limit, at the divergence, and where latency no longer falls; of several allowances the plan that
+diverges least under the limit is taken; nothing insertable is refused; the
 files of this repository load; wrong plans are refused by name.
 """
 
@@ -24,7 +25,7 @@ from model.pruning.plan import PruningPlan, load_plan
 CONFIG = replace(NETWORKS["deit_tiny"], selectors=())
 LINEAR = LatencyTable(tokens=(1, 197), block_cycles=(100, 19700), selector_cycles=(50, 50), other_cycles=1000)
 """100 cycles a token and block, 50 a selector."""
-RULE = InsertionRule(first_block=3, max_divergence=0.1, merge_below=0.05)
+RULE = InsertionRule(first_block=3, max_divergence=(0.1,), merge_below=0.05)
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -111,6 +112,21 @@ def test_only_what_saves_cycles_is_measured_and_no_token_returns() -> None:
         assert ratios == sorted(ratios, reverse=True)
 
 
+def test_the_plan_that_diverges_least_is_taken() -> None:
+    """A small allowance reaches further to the front, a large one prunes hard behind, which this network likes less."""
+
+    def divergence(keep: Mapping[int, float]) -> float:
+        return max(1 - ratio for ratio in keep.values()) ** 4
+
+    def plan(*allowances: float) -> dict[int, float]:
+        rule = replace(RULE, max_divergence=allowances)
+        return insert_selectors(divergence, LINEAR, CONFIG, rule, 180_000, lambda block: None)
+
+    plans = [plan(0.02), plan(0.5)]
+    assert min(plans[0]) < min(plans[1]) and divergence(plans[0]) < divergence(plans[1])
+    assert plan(0.02, 0.5) == plan(0.5, 0.02) == plans[0]
+
+
 def test_nothing_to_insert_is_refused() -> None:
     with pytest.raises(ValueError, match="max_divergence must allow a selector"):
         insert(cost=9.0, limit=150_000)
@@ -128,8 +144,8 @@ def test_plans_of_the_repository_load(path: Path) -> None:
         ({"speed": 1}, "unknown training field 'speed'"),
         ({"limits": [1, 2]}, "limits must be falling positive numbers of cycles"),
         ({"held_out": 0}, "held_out must be"),
-        ({"insertion": {"first_block": 0, "max_divergence": 0.1, "merge_below": 0.1}}, "first_block must be"),
-        ({"insertion": {"first_block": 3, "max_divergence": 2, "merge_below": 0.1}}, "max_divergence must be"),
+        ({"insertion": {"first_block": 0, "max_divergence": [0.1], "merge_below": 0.1}}, "first_block must be"),
+        ({"insertion": {"first_block": 3, "max_divergence": [2], "merge_below": 0.1}}, "max_divergence must be"),
         ({"warm_start": {"epochs": 1}}, "incomplete"),
         ({"recipe": {"batch": 1}}, "unknown recipe field 'batch'"),
     ],

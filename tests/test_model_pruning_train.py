@@ -43,7 +43,7 @@ PLAN = PruningPlan(
     held_out=8,
     accelerator="tiny",
     limits=(430.0, 380.0),
-    insertion=InsertionRule(first_block=1, max_divergence=0.5, merge_below=0.01),
+    insertion=InsertionRule(first_block=1, max_divergence=(0.5,), merge_below=0.01),
     warm_start=Stage(epochs=2, learning_rate=1e-2),
     recipe=Recipe((), NO_STAGE, Stage(2, 1e-3), Stage(1, 1e-4), batch_size=8, is_flipped=True, class_weight=0.0),
 )
@@ -129,6 +129,9 @@ def test_divergence() -> None:
     log = torch.log_softmax
     by_hand = (log(expected, -1).exp() * (log(expected, -1) - log(pruned, -1))).sum(-1).mean()
     assert divergence({1: 4 / 16}) == pytest.approx(by_hand.item(), rel=1e-4)
+    torch.nn.init.zeros_(candidates.head.weight)
+    assert divergence({1: 4 / 16}) == pytest.approx(by_hand.item(), rel=1e-4), "measured once"
+    assert divergence({1: 5 / 16}) != pytest.approx(by_hand.item(), rel=1e-2)
 
 
 def test_a_view_shares_its_parameters() -> None:
@@ -217,7 +220,7 @@ def test_an_interrupted_training_goes_on(
     "fields, message",
     [
         ({"held_out": 40}, "held_out must be below the number of pictures, 40, not 40"),
-        ({"insertion": InsertionRule(3, 0.5, 0.01)}, "first_block must be below the depth 3, not 3"),
+        ({"insertion": InsertionRule(3, (0.5,), 0.01)}, "first_block must be below the depth 3, not 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, fields: dict[str, object], message: str) -> None:

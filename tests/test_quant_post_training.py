@@ -2,7 +2,8 @@
 
 Testpoints: equalizing changes no logit, lets all channels of LayerNorm reach equally far, centres v, and survives dead
 channels; the GELU fit gives each unit the scale and shift that vary least, by the golden model's own functions, takes
-the mean back in fc2, and looks at CLS alone in the last block; all of it together is closer to the exact network than
+the mean back in fc2, and looks at CLS alone in the last block; contexts of the integer softmax get the line that brings
+each channel closest to the exact one, and nothing else changes; all of it together is closer to the exact network than
 plain calibration.
 """
 
@@ -17,14 +18,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quant.approx import gelu, gelu_constants
+from quant.approx import gelu, gelu_constants, softmax_rows
 from quant.config import NetworkConfig
+from quant.context_fit import ROW_STRIDE, fit_contexts
 from quant.convert import calibrate, check_parameters, export, run_float
 from quant.equalize import equalize
 from quant.fake_quant import Quantized
 from quant.fast_golden import FastGolden
 from quant.fixed import quantize_multiplier, requantize
 from quant.gelu_fit import INPUT_SCALES, INPUT_SHIFTS, RANGES, fit_gelu
+from quant.layers import merge_heads, split_heads
 from quant.post_training import adapt
 from quant.synthetic import random_parameters
 
@@ -143,3 +146,38 @@ def _swap(
 ) -> tuple[dict[str, Tensor], NetworkConfig, dict[str, float]]:
     """Put the topology where export takes it."""
     return adapted[0], DENSE, adapted[1]
+
+
+@pytest.mark.parametrize("config", [PRUNED, replace(DENSE, delta2=0.5)])
+def test_contexts_get_the_line_to_those_of_the_exact_softmax(config: NetworkConfig) -> None:
+    """By the golden model's own softmax, picture by picture, in every block and for CLS alone in the last one."""
+    parameters, pictures_u8 = network(config)
+    for block in (0, 1):
+        parameters[f"blocks.{block}.attn.qkv.weight"][: config.embed_dim] *= 0.3  # many tokens count
+    thresholds = (0,) * len(config.selectors)
+    fitted = fit_contexts(parameters, config, pictures_u8, MEAN, STD, thresholds)
+    changed = {name for name in parameters if not fitted[name].equal(parameters[name])}
+    assert changed == {f"blocks.{block}.attn.proj.{part}" for block in (0, 1) for part in ("weight", "bias")}
+    taps = taps_of(parameters, config, pictures_u8)
+    for block in (0, 1):
+        name, rows = f"blocks.{block}.attn", slice(1) if block == 1 else slice(None, None, ROW_STRIDE)
+        score = taps[f"{name}.scores"][..., : config.num_tokens, : config.num_tokens][:, :, rows]
+        v = split_heads(taps[f"{name}.v"], config.num_heads)
+        codes, sums = softmax_rows((score * 256).round().to(torch.int64), torch.ones(config.num_tokens, dtype=bool))
+        found = config.delta2 * merge_heads(codes.float() @ v / sums[..., None]).flatten(0, 1)
+        exact = config.delta2 * merge_heads(torch.softmax(score * np.log(2), -1) @ v).flatten(0, 1)
+        weight, bias = (parameters[f"{name}.proj.{part}"] for part in ("weight", "bias"))
+        slope = (fitted[f"{name}.proj.weight"] / weight).mean(dim=0)
+        best = np.array([np.polyfit(found[:, c].numpy(), exact[:, c].numpy(), 1) for c in range(found.shape[1])])
+        line = torch.from_numpy(best.T.astype(np.float32))
+        torch.testing.assert_close(slope, line[0], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(fitted[f"{name}.proj.bias"], bias + weight @ line[1], rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(slope, torch.ones_like(slope), atol=2e-3)
+
+
+def test_a_channel_that_does_not_vary_keeps_its_slope() -> None:
+    parameters, pictures_u8 = network(DENSE)
+    for part in ("weight", "bias"):
+        parameters[f"blocks.0.attn.qkv.{part}"][2 * DENSE.embed_dim] = 0.0
+    fitted = fit_contexts(parameters, DENSE, pictures_u8, MEAN, STD)["blocks.0.attn.proj.weight"]
+    assert fitted[:, 0].equal(parameters["blocks.0.attn.proj.weight"][:, 0]) and fitted.isfinite().all()

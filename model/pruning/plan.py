@@ -41,7 +41,13 @@ class PruningPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return {**asdict(self), "limits": list(self.limits), "recipe": self.recipe.to_dict()}
+        insertion = {**asdict(self.insertion), "max_divergence": list(self.insertion.max_divergence)}
+        return {
+            **asdict(self),
+            "limits": list(self.limits),
+            "insertion": insertion,
+            "recipe": self.recipe.to_dict(),
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PruningPlan:
@@ -52,12 +58,13 @@ class PruningPlan:
         try:
             # There is no dense stage, and the ratios are not known yet.
             recipe = Recipe.from_dict({"keep_ratios": [], "dense": asdict(NO_STAGE), **values["recipe"]})
+            insertion = {**values["insertion"], "max_divergence": tuple(values["insertion"]["max_divergence"])}
             return cls(
                 **{
                     **values,
                     "recipe": recipe,
                     "limits": tuple(values["limits"]),
-                    "insertion": InsertionRule(**values["insertion"]),
+                    "insertion": InsertionRule(**insertion),
                     "warm_start": Stage(**values["warm_start"]),
                 }
             )

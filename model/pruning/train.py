@@ -63,9 +63,10 @@ def prune(run: Run, plan: PruningPlan, dense: VisionTransformer, table: LatencyT
     dense.to(run.processes.device).eval()
     with threads(plan.recipe.num_threads):
         candidates = _warm_start(run, plan, dense)
+        divergence = Divergence(candidates, held_out_u8)
         results: list[Pruned] = []
         for limit in plan.limits:
-            keep = _insert(run, plan, candidates, table, held_out_u8, limit)
+            keep = _insert(run, plan, divergence, table, limit)
             start = results[-1].network if results else candidates
             network = _train(run, plan, _assemble(start, candidates, keep), dense, keep, limit, held_out_u8)
             results.append(_judge(network, dense, table, keep, limit, held_out_u8))
@@ -124,22 +125,21 @@ def _warm_start_epoch(
     return {"loss": float(np.mean(losses))}
 
 
-def _insert(
-    run: Run, plan: PruningPlan, candidates: VisionTransformer, table: LatencyTable, held_out_u8: U8, limit: float
-) -> dict[int, float]:
+def _insert(run: Run, plan: PruningPlan, divergence: Divergence, table: LatencyTable, limit: float) -> dict[int, float]:
     """Return block -> keep ratio for a limit, from the record if it was found before."""
     name = f"{INSERTION} {limit:.0f}"
     if name not in run.record.stages:
-        rule, depth = plan.insertion, candidates.config.depth
-        task = run.progress.add_task(name, total=depth - rule.first_block)
+        rule, config = plan.insertion, divergence.candidates.config
+        task = run.progress.add_task(name, total=None)
         keep = insert_selectors(
-            Divergence(candidates, held_out_u8),
+            divergence,
             table,
-            candidates.config,
+            config,
             rule,
             limit,
-            lambda block: run.progress.update(task, completed=depth - block),
+            lambda block: run.progress.update(task, description=f"{name}: block {block}"),
         )
+        run.progress.update(task, total=1, completed=1)
         run.record.stages[name] = [{"block": block, "keep_ratio": ratio} for block, ratio in keep.items()]
         if run.processes.is_main:
             run.record.write()
