@@ -179,6 +179,7 @@ def synth(
     with show_progress() as progress:
         result = synthesis.estimate_synthesis(config or "zcu102_2048", work, reporter(progress))
     Console().print(synthesis.synthesis_table(result))
+    Console().print(synthesis.depth_table(result))
     if json_file is not None:
         write_json(json_file, result)
     return 0

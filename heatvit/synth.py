@@ -21,6 +21,7 @@ LABELS = {"dsp": "DSP48E2", "lut": "LUT", "ff": "FF", "bram36": "BRAM36"}
 """How the table calls a resource."""
 
 SELECTOR_MARK = "*"
+DEEPEST = 10
 
 
 def estimate_synthesis(config_name: str, work: Path, report: Report) -> dict[str, Any]:
@@ -51,6 +52,8 @@ def estimate_synthesis(config_name: str, work: Path, report: Report) -> dict[str
                 "one": asdict(unit.one),
                 "all": asdict(unit.all),
                 "cells_of_one": dict(unit.cells),
+                "logic_levels": unit.depth.levels,
+                "deepest_path": asdict(unit.depth),
             }
             for unit in units
         ],
@@ -90,6 +93,22 @@ def synthesis_table(result: dict[str, Any]) -> Table:
     table.add_row(f"token selection {SELECTOR_MARK}", "", *_numbers(result["selector"]))
     table.add_row("total without it", "", *_numbers(result["without_selector"]))
     table.add_row("its cost on top of that", "", *_shares(result["selector_cost"]))
+    return table
+
+
+def depth_table(result: dict[str, Any]) -> Table:
+    """Return the deepest units of estimate_synthesis, deepest first: a ranking, not a clock."""
+    title = f"{result['config']}: deepest units by cells between registers, wires not counted; no clock closed"
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("unit")
+    table.add_column("levels", justify="right")
+    for name in ("of which", "from", "to"):
+        table.add_column(name)
+    ranked = sorted(result["units"], key=lambda unit: -int(unit["logic_levels"]))
+    for unit in ranked[:DEEPEST]:
+        path = unit["deepest_path"]
+        parts = ", ".join(f"{count} {kind}" for kind, count in path["cells"].items() if count)
+        table.add_row(*map(escape, (unit["name"], str(unit["logic_levels"]), parts, path["start"], path["end"])))
     return table
 
 

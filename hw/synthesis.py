@@ -19,6 +19,7 @@ import hw
 import quant
 from hw.config import AccelConfig
 from hw.generate import generate
+from hw.logic_depth import LogicDepth
 from hw.synth_resources import Resources, count_resources
 from hw.synth_units import SynthesisUnit, find_units, read_modules
 from hw.synth_yosys import synthesize, tool_version
@@ -46,12 +47,13 @@ ZCU102 = Device("ZCU102 (XCZU9EG)", Resources(dsp=2520, lut=274_080, ff=548_160,
 
 @dataclass(frozen=True)
 class UnitEstimate:
-    """One unit without the units inside it: cells of one, its resources, and how often it occurs."""
+    """One unit without the units inside it: cells and logic depth of one, its resources, and how often it occurs."""
 
     name: str
     count: int
     is_selector: bool
     cells: Mapping[str, int]
+    depth: LogicDepth
 
     @property
     def one(self) -> Resources:
@@ -86,8 +88,7 @@ def estimate_units(
     estimates = []
     report(synthesizing, 0, len(units))
     for done, unit in enumerate(units, start=1):
-        cells = synthesize(unit, folder)
-        estimates.append(UnitEstimate(unit.name, unit.count, unit.is_selector, cells))
+        estimates.append(UnitEstimate(unit.name, unit.count, unit.is_selector, *synthesize(unit, folder)))
         report(synthesizing, done, len(units))
     return estimates
 

@@ -14,13 +14,16 @@ from rich.console import Console
 from heatvit import cli, synth
 from hw import synth_yosys
 from hw.config import CONFIGS
+from hw.logic_depth import LogicDepth
 from hw.synth_resources import Resources, SynthesisError
 from hw.synthesis import ZCU102, UnitEstimate
 
+SHALLOW = LogicDepth({"LUT": 1, "carry": 0}, "a", "b")
+DEEP = LogicDepth({"LUT": 3, "carry": 2}, "select.count", "select.sum")
 UNITS = [
-    UnitEstimate("gemm_column", 32, False, {"DSP48E2": 32, "FDRE": 100, "LUT3": 50}),
-    UnitEstimate("weight_memory.ram", 4, False, {"RAMB36E2": 10, "RAMB18E2": 1}),
-    UnitEstimate("vector_unit.select", 1, True, {"DSP48E2": 64, "LUT6": 160}),
+    UnitEstimate("gemm_column", 32, False, {"DSP48E2": 32, "FDRE": 100, "LUT3": 50}, SHALLOW),
+    UnitEstimate("weight_memory.ram", 4, False, {"RAMB36E2": 10, "RAMB18E2": 1}, SHALLOW),
+    UnitEstimate("vector_unit.select", 1, True, {"DSP48E2": 64, "LUT6": 160}, DEEP),
 ]
 
 
@@ -57,6 +60,8 @@ def test_json(estimate, tmp_path):
     assert result["units"][1]["all"] == {"dsp": 0, "lut": 0, "ff": 0, "bram36": 42}
     assert result["total"] == asdict(Resources(1088, 1760, 3200, 42))
     assert result["share"]["dsp"] == round(1088 / 2520, 4) and result["share"]["bram36"] == round(42 / 912, 4)
+    assert [unit["logic_levels"] for unit in result["units"]] == [1, 1, 5]
+    assert result["units"][2]["deepest_path"] == asdict(DEEP)
     assert result["fits"] is True and result["exceeded"] == []
     assert result["selector"] == asdict(Resources(64, 160, 0, 0))
     assert result["without_selector"] == asdict(Resources(1024, 1600, 3200, 42))
@@ -72,7 +77,10 @@ def test_table(estimate, tmp_path, capsys):
 
 
 def test_what_is_missing_is_named_and_red(estimate, tmp_path, monkeypatch):
-    too_many = [*UNITS, UnitEstimate("drain_element", 1, False, {"DSP48E2": ZCU102.available.dsp, "RAMB36E2": 900})]
+    too_many = [
+        *UNITS,
+        UnitEstimate("drain_element", 1, False, {"DSP48E2": ZCU102.available.dsp, "RAMB36E2": 900}, DEEP),
+    ]
     monkeypatch.setattr(synth, "estimate_units", lambda *_: too_many)
     result = run(tmp_path)
     assert result["fits"] is False and result["exceeded"] == ["dsp", "bram36"]

