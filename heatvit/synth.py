@@ -100,15 +100,15 @@ def depth_table(result: dict[str, Any]) -> Table:
     """Return the deepest units of estimate_synthesis, deepest first: a ranking, not a clock."""
     title = f"{result['config']}: deepest units by cells between registers, wires not counted; no clock closed"
     table = Table(title=escape(title), title_justify="left")
-    table.add_column("unit")
+    table.add_column("unit", no_wrap=True)
     table.add_column("levels", justify="right")
-    for name in ("of which", "from", "to"):
-        table.add_column(name)
+    for name in ("of which", "from"):
+        table.add_column(name, no_wrap=True)
     ranked = sorted(result["units"], key=lambda unit: -int(unit["logic_levels"]))
     for unit in ranked[:DEEPEST]:
         path = unit["deepest_path"]
         parts = ", ".join(f"{count} {kind}" for kind, count in path["cells"].items() if count)
-        table.add_row(*map(escape, (unit["name"], str(unit["logic_levels"]), parts, path["start"], path["end"])))
+        table.add_row(*map(escape, (unit["name"], str(unit["logic_levels"]), parts, path["start"])))
     return table
 
 
