@@ -11,6 +11,7 @@ import numpy as np
 
 from heatvit.compiled import compile_for_board
 from hw.config import CONFIGS
+from hw.regmap import REGISTERS, Status
 from quant.config import NetworkConfig
 from quant.synthetic import random_network, random_picture
 from sim.machine_core import MachineCore
@@ -56,11 +57,21 @@ class HostCore(MachineCore):
 
 
 @contextmanager
-def interrupt_after(seconds):
-    """Send this process an interrupt, as Ctrl-C does, after some time."""
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+def interrupt_in_run(transport, seconds):
+    """Send this process an interrupt, as Ctrl-C does, some time after the core was first seen busy."""
+    read32, timers = transport.read32, []
+
+    def watch(offset):
+        value = read32(offset)
+        if offset == REGISTERS["STATUS"].offset and value & Status.BUSY and not timers:
+            timers.append(threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)))
+            timers[0].start()
+        return value
+
+    transport.read32 = watch
     try:
         yield
     finally:
-        timer.cancel()
+        del transport.read32
+        for timer in timers:
+            timer.cancel()

@@ -192,7 +192,7 @@ def test_rtl_survives_an_interrupt(rtl, bitstream):
     start = Descriptor.unpack(compiled.descriptors[:DESCRIPTOR_BYTES])
     hung = replace(compiled, descriptors=replace(start, wait_store=99).pack() + compiled.descriptors[DESCRIPTOR_BYTES:])
     with open_accelerator(bitstream, hung, device=device, watchdog_cycles=0, timeout_s=60) as accelerator:
-        with pytest.raises(KeyboardInterrupt), board.interrupt_after(0.2):
+        with pytest.raises(KeyboardInterrupt), board.interrupt_in_run(rtl, 0.1):
             accelerator.predict(PICTURES)
         assert (rtl.read32(STATUS), rtl.read32(ERROR)) == (Status.ERROR, ErrorCode.ABORTED)
     with open_accelerator(bitstream, compiled, device=device) as accelerator:
