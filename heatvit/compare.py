@@ -119,7 +119,7 @@ def platform_drawing(result: dict[str, Any]) -> Drawing:
     pruned = [name for name in result["cycles"] if name.endswith("pruned")]
     lines = [
         Line(
-            f"{name.partition(',')[0]}, modelled power x {factor:g}",
+            f"{name.partition(',')[0]}, power x {factor:g}",
             [
                 (case["clock_mhz"], case["energy_mj"])
                 for case in result["sweep"]
