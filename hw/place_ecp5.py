@@ -1,8 +1,8 @@
 """A whole accelerator through an open flow on a real part: synthesis, placement, routing and a bitstream for an ECP5.
 
 No open tool places or routes for UltraScale+. For Lattice's ECP5 there is one, and the same RTL goes through it: Yosys,
-nextpnr and ecppack, as WebAssembly from PyPI. What it shows is that the design is whole and routable, and a clock that
-is real for this part; it says nothing about the clock of another family.
+nextpnr and ecppack, as WebAssembly from PyPI. What a finished run shows is that the design is whole and routable, and
+a clock that is real for this part; it says nothing about the clock of another family.
 """
 
 from __future__ import annotations
