@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from model.train import Run, fit
 from model.vit import VisionTransformer
 from quant.convert import calibrate, check_parameters, export
 from quant.fake_quant import Quantized
+from quant.keep_thresholds import fit_thresholds
 from quant.network import U8, IntegerNetwork
 from quant.post_training import adapt
 from quant.reference import run as run_golden
@@ -69,19 +70,28 @@ def finetune(
     folder: Path,
     progress: Progress,
     processes: Processes = ALONE,
+    held_out_u8: U8 | None = None,
 ) -> QatNetwork:
     """Train the 8-bit network for recipe.quantize; folder keeps the state by which an interrupted run goes on.
 
-    It starts from what post-training quantization makes of `pruned`. Several processes train as one.
+    It starts from what post-training quantization makes of `pruned`. With held-out pictures the selectors stay as they
+    are, and before and after the training their thresholds are set so that these pictures keep recipe.keep_ratios;
+    without, the selectors learn on. Several processes train as one.
     """
     start = quantize_after_training(pruned, calibration_u8)
     copied = VisionTransformer(pruned.config, pruned.normalisation)
     copied.load_state_dict(start.parameters)
     network = QatNetwork(copied.to(processes.device), start.scales)
+    if held_out_u8 is not None:
+        copied.selectors.requires_grad_(False)
+        recipe = replace(recipe, ratio_weight=0.0)  # the thresholds see to it
+        network.thresholds = fit_thresholds(start.integers, held_out_u8, recipe.keep_ratios)
     with processes.main_first():
         record = Record.open(folder / "training.json", {"recipe": recipe.to_dict(), "config": pruned.config.to_dict()})
     run = Run(recipe, train_pictures, folder, progress, record, processes)
     fit(run, "8-bit", recipe.quantize, network, folder / "integer.progress.safetensors", teacher)
+    if held_out_u8 is not None:
+        network.thresholds = fit_thresholds(network.export(), held_out_u8, recipe.keep_ratios)
     return network
 
 

@@ -116,6 +116,7 @@ def _quantize(run: Run, plan: PruningPlan, result: Pruned, dense: VisionTransfor
         return run.record.stages[name][0]
     numbers = np.arange(len(run.pictures.labels))
     training = SubsetPictures(run.pictures, numbers[plan.held_out :])
+    held_out_u8 = run.pictures.load(numbers[: plan.held_out])
     trained = finetune(
         result.network,
         dense,
@@ -125,9 +126,10 @@ def _quantize(run: Run, plan: PruningPlan, result: Pruned, dense: VisionTransfor
         run.out_dir / f"{LIMIT}_{result.limit:.0f}.8-bit",
         run.progress,
         run.processes,
+        held_out_u8,
     )
     exported = trained.export()
-    comparison = compare_with_golden(trained, exported, run.pictures.load(numbers[: plan.held_out]))
+    comparison = compare_with_golden(trained, exported, held_out_u8)
     if run.processes.is_main:
         write_network(exported, path)
     with run.processes.main_first():

@@ -2,7 +2,8 @@
 
 Testpoints: the latency table comes from the cycle model and predicts the dense network exactly; the folder holds float
 and 8-bit networks, the log, the table and the result; a second call loads; the 8-bit networks are integer networks with
-the selectors of the limit, and training in 8 bits equals the golden; without a package token nothing is quantized; a
+the selectors of the limit, which do not change in 8 bits but for thresholds that hold the held-out pictures' shares, and
+training in 8 bits equals the golden; without a package token nothing is quantized; a
 file that is missing or another training's folder is refused in one line; the study of such a folder gives each ranking
 the work of the trained network, and draws.
 """
@@ -22,7 +23,7 @@ import torch
 
 from heatvit import prune
 from heatvit.cli import main
-from heatvit.integers import compare_with_golden
+from heatvit.integers import compare_with_golden, quantize_after_training
 from heatvit.prune import measure_table
 from hw.config import load_config
 from hw.latency import estimate_network
@@ -34,6 +35,7 @@ from model.inference import infer
 from model.pruning.baselines import Ranking
 from model.qat import QatNetwork
 from model.vit import IMAGENET, VisionTransformer
+from quant.keep_thresholds import fit_thresholds
 from quant.network_file import load_network as load_integer_network
 
 pytestmark = pytest.mark.slow
@@ -132,6 +134,21 @@ def test_training_in_8_bits_equals_the_golden(trained: Path) -> None:
     network = QatNetwork.calibrated(load_network(path), pictures_u8)
     comparison = compare_with_golden(network, network.export(), pictures_u8)
     assert comparison.layers > 0 and comparison.mismatches == 0
+
+
+def test_selectors_stay_as_they_were_trained_in_float(trained: Path) -> None:
+    (float_path,), (path,) = ((trained / "out").glob(pattern) for pattern in ("limit_*.safetensors", "network_*"))
+    (point,) = json.loads((trained / "out" / "result.json").read_text())["points"]
+    with np.load(trained / "pictures.npz") as pack:
+        pictures_u8 = np.ascontiguousarray(pack["images"].transpose(0, 3, 1, 2))
+    held_out_u8, training_u8 = pictures_u8[:8], pictures_u8[8:]
+    integers = load_integer_network(path)
+    before = quantize_after_training(load_network(float_path), training_u8).integers
+    for trained_selector, selector in zip(integers.selectors, before.selectors, strict=True):
+        assert np.array_equal(trained_selector.token1.linear.weight_i8, selector.token1.linear.weight_i8)
+    assert not np.array_equal(integers.blocks[0].fc1.linear.weight_i8, before.blocks[0].fc1.linear.weight_i8)
+    thresholds = tuple(selector.threshold_u16 for selector in integers.selectors)
+    assert thresholds == fit_thresholds(integers, held_out_u8, point["keep_ratios"])
 
 
 @pytest.fixture(scope="module")
