@@ -51,7 +51,7 @@ _READ = "another unit used the memory that it reads"
 _LOADED = "it waited for LOAD, or for keys or values to become weights"
 _WRITE = "another unit used the memory that it writes"
 STALLS: dict[Unit, dict[Stall, str]] = {
-    Unit.LOAD: {Stall.DRAIN: _WRITE, Stall.MEMORY: "no beat was there"},
+    Unit.LOAD: {Stall.MEMORY: "no beat was there"},  # memories never refuse it
     Unit.OPERAND: {Stall.OPERAND: _READ, Stall.DRAIN: _WRITE},
     Unit.GEMM: {
         Stall.OPERAND: _READ,

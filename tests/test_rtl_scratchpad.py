@@ -1,7 +1,8 @@
 """Scratchpad against a Python list of words.
 
 Testpoints: response after READ_LATENCY cycles to the reader that asked and to no other; a write is visible to the
-next cycle's read; enables write their part only; readers and writers share in turn; random traffic on every port.
+next cycle's read; enables write their part only; readers share in turn, and so do all writers but the first, which is
+never refused; random traffic on every port.
 """
 
 from random import Random
@@ -106,13 +107,32 @@ def saturate(request, cycles, grants, name):
     return testbench
 
 
-@pytest.mark.parametrize("side, count", [("readers", 3), ("writers", 3), ("readers", 2), ("writers", 1)])
+@pytest.mark.parametrize("side, count", [("readers", 3), ("readers", 2), ("writers", 3), ("writers", 2)])
 def test_ports_share_in_turn(side, count):
-    memory, grants = Scratchpad(16, 8, 1, count, count), []
-    run(memory, *(saturate(port.request, 12, grants, index) for index, port in enumerate(getattr(memory, side))))
+    first = 1 if side == "writers" else 0  # the first writer does not share
+    memory, grants = Scratchpad(16, 8, 1, count, count + first), []
+    ports = getattr(memory, side)[first:]
+    run(memory, *(saturate(port.request, 12, grants, index) for index, port in enumerate(ports)))
     assert len(grants) == 12
     assert [grants.count(index) for index in range(count)] == [12 // count] * count
     assert all(len(set(grants[at : at + count])) == count for at in range(12 - count))
+
+
+def test_the_first_writer_is_never_refused():
+    memory, grants = Scratchpad(16, 8, 1, 1, 3), []
+
+    async def now_and_then(ctx):
+        request = memory.writers[0].request
+        for cycle in range(12):
+            ctx.set(request.valid, cycle % 3 == 0)
+            *_, valid, ready = await ctx.tick().sample(request.valid, request.ready)
+            assert ready
+            if valid:
+                grants.append(0)
+
+    others = [saturate(memory.writers[index].request, 12, grants, index) for index in (1, 2)]
+    run(memory, now_and_then, *others)
+    assert [grants.count(index) for index in range(3)] == [4, 4, 4]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -32,7 +32,7 @@ END = Descriptor(Opcode.END)
 
 def test_counters_count_their_own_reason():
     counters = StallCounters()
-    assert counters.names[0] == "stall_load_drain" and len(set(counters.names)) == len(counters.names) == 12
+    assert counters.names[0] == "stall_load_memory" and len(set(counters.names)) == len(counters.names) == 11
     first, last = counters.names[0], counters.names[-1]
 
     async def testbench(ctx):
@@ -44,7 +44,7 @@ def test_counters_count_their_own_reason():
         await ctx.tick()
         ctx.set(counters.clear, 0)
         await ctx.tick().repeat(5)
-        ctx.set(counters.reasons, 1 << 11)
+        ctx.set(counters.reasons, 1 << 10)
         await ctx.tick().repeat(4)
         ctx.set(counters.is_running, 0)
         await ctx.tick().repeat(2)

@@ -42,7 +42,7 @@ class Gemm(wiring.Component):
     command, done, fault : unit_signature; after a fault the unit is frozen until reset
     tokens : In(pictures x u16) - live tokens of each picture, sampled when a command is taken
     act, weight, param, wide_read, row_scale : read ports;  act_write, wide_write : write ports
-    is_held_back : Out(1) - the drain has no place for the tile whose last step is due
+    is_held_back : Out(1) - in the cycle before, the drain had no place for the tile whose last step was due
     """
 
     def __init__(
@@ -173,10 +173,12 @@ class Gemm(wiring.Component):
             reads.i.payload.weight.eq(walk.weight_address),
             reads.i.payload.enable.eq(0b11),
             reads.i.valid.eq(walk.is_active & is_allowed),
-            self.is_held_back.eq(walk.is_active & ~is_allowed & reads.i.ready),
             walk.next.eq(do_step),
             drain.num_taken.eq(Mux(do_step & walk.is_last, walk.num_words, 0)),
         ]
+
+        # Only counted, so it may be late: registered, the grant of ACT's arbiter does not pass through this unit.
+        m.d.sync += self.is_held_back.eq(walk.is_active & ~is_allowed & reads.i.ready)
 
         retired = delay(m, offered, READ_LATENCY, name="retired")
         m.d.comb += [

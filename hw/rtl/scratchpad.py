@@ -13,7 +13,8 @@ from hw.timing import READ_LATENCY
 class Scratchpad(wiring.Component):
     """RAM of `depth` words of `width` bits with `enables` write enables; one read and one write per cycle.
 
-    Readers and writers each share their port by round robin. A response comes READ_LATENCY cycles after its request.
+    Readers share their port by round robin, and so do all writers but the first, which is never refused: its ready does
+    not depend on what others do in the cycle. A response comes READ_LATENCY cycles after its request.
     A read in the cycle of a write to the same word returns the old or the new word. Addresses are below `depth`: the
     units see to that.
 
@@ -52,15 +53,18 @@ class Scratchpad(wiring.Component):
             m.d.comb += [reader.response.eq(response), reader.response_valid.eq(in_flight[-1])]
 
     def _write(self, m, ram):
-        layout = self.writers[0].request.payload.shape()
-        m.submodules.write_arbiter = arbiter = RoundRobin(layout, len(self.writers))
-        request = arbiter.o.payload
-        m.d.comb += [
-            arbiter.o.ready.eq(1),
-            ram.write_address.eq(request.address),
-            ram.write_data.eq(request.data),
-        ]
-        with m.If(arbiter.o.valid):
-            m.d.comb += ram.write_enable.eq(request.enable)
-        for index, writer in enumerate(self.writers):
-            connect(m, flipped(writer.request), arbiter.i[index])
+        first, *others = (writer.request for writer in self.writers)
+        m.d.comb += first.ready.eq(1)
+        self._drive(m, ram, first)
+        if others:
+            m.submodules.write_arbiter = arbiter = RoundRobin(first.payload.shape(), len(others))
+            for index, other in enumerate(others):
+                connect(m, flipped(other), arbiter.i[index])
+            with m.If(~first.valid):
+                m.d.comb += arbiter.o.ready.eq(1)
+                self._drive(m, ram, arbiter.o)
+
+    def _drive(self, m, ram, request):
+        m.d.comb += [ram.write_address.eq(request.payload.address), ram.write_data.eq(request.payload.data)]
+        with m.If(request.valid):
+            m.d.comb += ram.write_enable.eq(request.payload.enable)

@@ -55,7 +55,6 @@ def stall_reasons(units, busy, awaited):
     has_beat = Cat(beats.valid for beats in load.beats).any()
     store_reads = Cat(port.request.valid for port in (store.act, store.wide, store.token)).any()
     reasons = {
-        (Unit.LOAD, Stall.DRAIN): _any_refused(load.act, load.wide, load.weight, load.param),
         (Unit.LOAD, Stall.MEMORY): busy[Unit.LOAD] & ~has_beat,
         (Unit.OPERAND, Stall.OPERAND): is_refused(operand.act),
         (Unit.OPERAND, Stall.DRAIN): is_refused(operand.weight),

@@ -121,10 +121,10 @@ class Top(wiring.Component):
             "param": (gemm.param, vector.param),
             "row_scale": (gemm.row_scale,),
         }
-        writers = {
-            "act": (gemm.act_write, vector.act_write, load.act),
-            "wide": (gemm.wide_write, vector.wide_write, load.wide),
-            "weight": (operand.weight, load.weight),
+        writers = {  # LOAD first: what comes from the bus never waits
+            "act": (load.act, gemm.act_write, vector.act_write),
+            "wide": (load.wide, gemm.wide_write, vector.wide_write),
+            "weight": (load.weight, operand.weight),
             "param": (load.param,),
             "row_scale": (vector.row_scale,),
         }

@@ -36,7 +36,7 @@
 // The counters of a unit as hw.regmap has them: the stalls in the order of hw.regmap.Stall, 0 where none is counted,
 // and its WAIT.
 #define COUNTER(name) top_.rootp->heatvit_core__DOT__csr__DOT__##name
-#define COUNTERS_load {0, 0, COUNTER(stall_load_drain), COUNTER(stall_load_memory), COUNTER(wait_load)}
+#define COUNTERS_load {0, 0, 0, COUNTER(stall_load_memory), COUNTER(wait_load)}
 #define COUNTERS_operand {COUNTER(stall_operand_operand), 0, COUNTER(stall_operand_drain), 0, COUNTER(wait_operand)}
 #define COUNTERS_gemm \
     {COUNTER(stall_gemm_operand), COUNTER(stall_gemm_weight), COUNTER(stall_gemm_drain), 0, COUNTER(wait_gemm)}
