@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from model.inference import infer, infer_from
 from model.losses import logit_distillation_loss
-from model.pruning.latency import KeepRatios, LatencyTable, fit_to_limit, mean_tokens, merge_stages
+from model.pruning.latency import KeepRatios, LatencyTable, LimitError, fit_to_limit, mean_tokens, merge_stages
 from model.vit import VisionTransformer
 from quant.config import NetworkConfig
 from quant.network import U8
@@ -118,12 +118,17 @@ def insert_selectors(
     of given ratios; report(block) is called as each block is done. Where the front is reached before the limit is met,
     or the last insertion passes it, all ratios are scaled (`fit_to_limit`). Raises ValueError if no plan is possible.
     """
-    plans = []
+    plans, refusal = [], None
     for max_divergence in rule.max_divergence:
         if keep := _insert(divergence, table, config, rule.first_block, max_divergence, limit, report):
-            plans.append(fit_to_limit(table, config, merge_stages(keep, rule.merge_below), limit))
+            try:
+                plans.append(fit_to_limit(table, config, merge_stages(keep, rule.merge_below), limit))
+            except LimitError as error:  # its selectors sit too far behind; another allowance reaches further
+                refusal = error
     if not plans:
-        raise ValueError(f"max_divergence must allow a selector somewhere; {rule.max_divergence!r} allow none")
+        raise refusal or ValueError(
+            f"max_divergence must allow a selector somewhere; {rule.max_divergence!r} allow none"
+        )
     return min(plans, key=divergence)
 
 

@@ -19,6 +19,10 @@ KeepRatios = Mapping[int, float]
 BISECTIONS = 40
 
 
+class LimitError(ValueError):
+    """A latency limit that a plan's selectors cannot meet."""
+
+
 @dataclass(frozen=True)
 class LatencyTable:
     """Cycles of one block and of one selector at some token counts, and of everything else in a picture.
@@ -70,7 +74,7 @@ def merge_stages(keep: KeepRatios, difference: float) -> dict[int, float]:
 def fit_to_limit(table: LatencyTable, config: NetworkConfig, keep: KeepRatios, limit: float) -> dict[int, float]:
     """Raise all keep ratios to one power, so that the predicted cycles are the limit.
 
-    Raises ValueError if no power does it: the limit is below what the selectors reach, or above the dense network.
+    Raises LimitError if no power does it: the limit is below what the selectors reach, or above the dense network.
     """
     low, high = 0.0, 16.0  # every ratio 1, every ratio nearly 0
 
@@ -78,7 +82,7 @@ def fit_to_limit(table: LatencyTable, config: NetworkConfig, keep: KeepRatios, l
         return table.cycles(config, {block: ratio**power for block, ratio in keep.items()})
 
     if not cycles(high) <= limit <= cycles(low):
-        raise ValueError(f"limit must be in {cycles(high):.0f}..{cycles(low):.0f} cycles, not {limit!r}")
+        raise LimitError(f"limit must be in {cycles(high):.0f}..{cycles(low):.0f} cycles, not {limit!r}")
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if cycles(middle) > limit else (low, middle)
