@@ -2,10 +2,10 @@
 
 Testpoints: the latency table comes from the cycle model and predicts the dense network exactly; the folder holds float
 and 8-bit networks, the log, the table and the result; a second call loads; the 8-bit networks are integer networks with
-the selectors of the limit, which do not change in 8 bits but for thresholds that hold the held-out pictures' shares, and
-training in 8 bits equals the golden; without a package token nothing is quantized; a
-file that is missing or another training's folder is refused in one line; the study of such a folder gives each ranking
-the work of the trained network, and draws.
+the selectors of the limit, which do not change in 8 bits but for thresholds that hold the held-out pictures' shares;
+training in 8 bits equals the golden; without a package token nothing is quantized; a file that is missing or another
+training's folder is refused in one line; the study of such a folder gives each ranking the work of the trained network,
+and draws.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """No data passes two units in a cycle: every combinational path through a unit is a known handshake or error flag.
 
 Testpoints: a path through a module with a register is none, one through gates and asynchronous memories is; two units
-in a row make a chain; the paths through the units of a core are those allowed here, and no path goes through two of them (slow).
+in a row make a chain; the paths through the units of a core are those allowed here, and none goes through two of them
+(slow).
 """
 
 import pytest

@@ -3,7 +3,7 @@
 Testpoints: a prediction is the sum of blocks and selectors at their token counts, interpolated; neighbours of about the
 same ratio merge into the first; scaled ratios meet a limit exactly, unreachable limits are refused; insertion goes from
 the back, stops at the limit, at the divergence, and where latency no longer falls; of several allowances the plan that
-diverges least under the limit is taken; nothing insertable is refused; the
+diverges least under the limit is taken, and one that cannot meet it is left out; nothing insertable is refused; the
 files of this repository load; wrong plans are refused by name.
 """
 
@@ -125,6 +125,21 @@ def test_the_plan_that_diverges_least_is_taken() -> None:
     plans = [plan(0.02), plan(0.5)]
     assert min(plans[0]) < min(plans[1]) and divergence(plans[0]) < divergence(plans[1])
     assert plan(0.02, 0.5) == plan(0.5, 0.02) == plans[0]
+
+
+def test_a_plan_that_cannot_meet_the_limit_is_left_out() -> None:
+    """Only the last block may be pruned for nothing, and its tokens are too few."""
+
+    def divergence(keep: Mapping[int, float]) -> float:
+        return 0.0 if set(keep) == {11} else 0.1
+
+    def plan(*allowances: float) -> dict[int, float]:
+        rule = replace(RULE, max_divergence=allowances)
+        return insert_selectors(divergence, LINEAR, CONFIG, rule, 180_000, lambda block: None)
+
+    with pytest.raises(ValueError, match=r"limit must be in \d+\.\.\d+ cycles"):
+        plan(0.05)
+    assert plan(0.05, 0.5) == plan(0.5)
 
 
 def test_nothing_to_insert_is_refused() -> None:
