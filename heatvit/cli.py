@@ -151,7 +151,7 @@ def cycles(
 def synth(
     config: Annotated[
         str | None,
-        typer.Option("--config", metavar="NAME|FILE.json", help="Accelerator [default: zcu102_2048, on ecp5 tiny]"),
+        typer.Option("--config", metavar="NAME|FILE.json", help="Accelerator [default: zcu102_2048, on ecp5 ecp5]"),
     ] = None,
     target: Annotated[
         str, typer.Option("--target", metavar="CHIP", help="zcu102 (estimate) or ecp5 (placed, routed, bitstream).")
@@ -163,13 +163,13 @@ def synth(
 
     Minutes the first time; then only what changed runs again. Example: `heatvit synth --config zcu102_2048`
 
-    Example: `heatvit synth --target ecp5 --config tiny`
+    Example: `heatvit synth --target ecp5 --config ecp5`
     """
     if target == "ecp5":
         from heatvit import place
 
         with show_progress() as progress:
-            placed = place.place_ecp5(config or "tiny", work, reporter(progress))
+            placed = place.place_ecp5(config or "ecp5", work, reporter(progress))
         Console().print(place.placement_table(placed))
         return finish("placed and routed", placed, json_file, hidden=("utilisation", "script", "source"))
     if target != "zcu102":

@@ -127,7 +127,7 @@ class AccelConfig:
 
 
 CONFIGS: dict[str, AccelConfig] = {
-    # Smallest legal array: unit tests and the end-to-end corner cases.
+    # Few multipliers: unit tests and the end-to-end corner cases.
     "tiny": AccelConfig(
         rows=2,
         columns=8,
@@ -139,6 +139,18 @@ CONFIGS: dict[str, AccelConfig] = {
         max_tokens=64,
         pictures=4,
         axi_bytes=8,
+    ),
+    # The smallest array, with memories for the demo's network: what an ECP5 is filled with.
+    "ecp5": AccelConfig(
+        rows=2,
+        columns=4,
+        depth=2,
+        act_words=4096,
+        wide_words=4096,
+        weight_words=1024,
+        param_words=256,
+        max_tokens=64,
+        axi_bytes=4,
     ),
     # The demo: 256 MACs, large enough to show tiling, small enough to build in a minute.
     "demo": AccelConfig(

