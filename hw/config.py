@@ -140,18 +140,6 @@ CONFIGS: dict[str, AccelConfig] = {
         pictures=4,
         axi_bytes=8,
     ),
-    # The smallest array, with memories for the demo's network: what an ECP5 is filled with.
-    "ecp5": AccelConfig(
-        rows=2,
-        columns=4,
-        depth=2,
-        act_words=4096,
-        wide_words=4096,
-        weight_words=1024,
-        param_words=256,
-        max_tokens=64,
-        axi_bytes=4,
-    ),
     # The demo: 256 MACs, large enough to show tiling, small enough to build in a minute.
     "demo": AccelConfig(
         rows=4,
@@ -163,6 +151,18 @@ CONFIGS: dict[str, AccelConfig] = {
         param_words=256,
         max_tokens=64,
         pictures=4,
+    ),
+    # The smallest array, with memories for the demo's network: what an ECP5 is filled with.
+    "ecp5": AccelConfig(
+        rows=2,
+        columns=4,
+        depth=2,
+        act_words=4096,
+        wide_words=4096,
+        weight_words=1024,
+        param_words=256,
+        max_tokens=64,
+        axi_bytes=4,
     ),
     # ZCU102 (912 BRAM36): 2048 MACs, 785 blocks of memory at 4 KiB each; DeiT-Tiny in batches of 8, DeiT-Base in ones.
     "zcu102_2048": AccelConfig(

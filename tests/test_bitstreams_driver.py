@@ -163,7 +163,7 @@ def test_run_returns_output_and_counters(core):
     assert result.busy_cycles == {"load": 7, "operand": 0, "gemm": 0, "vector": 0, "store": 0}
     assert result.wait_cycles == {"load": 0, "operand": 0, "gemm": 0, "vector": 0, "store": 9}
     assert result.stall_cycles == {
-        "load": {"drain": 0, "memory": 0},
+        "load": {"memory": 0},
         "operand": {"operand": 0, "drain": 0},
         "gemm": {"operand": 0, "weight": 5, "drain": 0},
         "vector": {"operand": 0, "weight": 0, "drain": 0},

@@ -183,7 +183,8 @@ def test_study_compares_at_equal_work(trained: Path, without_package: Path, caps
     assert ours["difference"] == 0 and ours["p"] == 1 and ours["agreement"] == 1
     for row in rankings:
         assert row["gmac"] == pytest.approx(ours["gmac"], rel=0.02)
-    assert integers["gmac"] == pytest.approx(ours["gmac"], rel=0.5) and without["gmac"] > 0
+    # Scores of selectors that hardly learned differ by a few codes: many patches tie at an integer threshold.
+    assert 0 < integers["gmac"] < dense["rows"][1]["gmac"] and without["gmac"] > 0
     (path,) = (trained / "out").glob("limit_*.safetensors")
     network, pack = load_network(path), np.load(trained / "pictures.npz")
     found = infer(network.eval(), torch.from_numpy(pack["images"].transpose(0, 3, 1, 2).copy()), network.kernels)

@@ -15,7 +15,9 @@ from hw.config import CONFIGS, AccelConfig, load_config
 TINY = CONFIGS["tiny"]
 
 
-@pytest.mark.parametrize("name, macs", [("tiny", 64), ("demo", 256), ("zcu102_2048", 2048), ("zcu102_4096", 4096)])
+@pytest.mark.parametrize(
+    "name, macs", [("tiny", 64), ("ecp5", 16), ("demo", 256), ("zcu102_2048", 2048), ("zcu102_4096", 4096)]
+)
 def test_named_configs(name, macs):
     assert CONFIGS[name].macs == macs
     assert load_config(name) is CONFIGS[name]

@@ -54,6 +54,7 @@ TORCH_MODULES = {
         "equalize",
         "gelu_fit",
         "context_fit",
+        "keep_thresholds",
         "post_training",
     )
 }
