@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -98,12 +99,21 @@ class DescriptorTimes:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let an interrupt (SIGINT) wait for the end of the block: half a reply would be taken for part of the next one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Let an interrupt (SIGINT) wait for the end of the block: half a reply would be taken for part of the next one.
+
+    The system may give it to any thread and Python raises it in the main one, so that no thread's mask would help.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
 
 
 class _Process:

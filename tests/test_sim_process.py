@@ -6,10 +6,14 @@ Testpoints
 - no run moves more bytes a cycle than the DDR allows; the bytes counted are those of the program's transfers
 - every descriptor has a start and a later end, in the order of its unit
 - an access outside every live buffer ends the run with AXI_READ or AXI_WRITE; the next run on the core is exact
+- interrupts, which the system gives to any thread, wait for the reply that is due
 - host and device copies are separate; a process that ends by itself is an error with its words
 - impossible DDR timings are refused by name
 """
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,7 @@ from bitstreams.driver import HeatVit
 from hw.config import CONFIGS
 from hw.isa import DESCRIPTOR_BYTES, UNIT_OF, ErrorCode, Opcode, Unit
 from hw.program import compile_network
-from hw.regmap import REGISTERS
+from hw.regmap import ID_VALUE, REGISTERS
 from quant.config import NetworkConfig
 from quant.synthetic import random_network, random_picture
 from sim.buffers import POISON
@@ -142,6 +146,20 @@ def test_host_and_device_copies_are_separate(model):
         buffer.free()
         with pytest.raises(SimulationError, match="exit status 1: simulation: a back door access is outside"):
             buffer.flush()
+
+
+def test_interrupts_leave_replies_whole(model):
+    """A thread that does not block interrupts is there: one that was started outside every request."""
+    expected = (ID_VALUE, CONFIG.hash32)
+    offsets = [REGISTERS[name].offset for name in ("ID", "CONFIG_HASH")]
+    with ProcessTransport(model, DdrModel()) as transport:
+        for index in range(20):
+            timer = threading.Timer(0.02 + index / 10_000, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                while True:
+                    assert tuple(map(transport.read32, offsets)) == expected
+            timer.join()
 
 
 @pytest.mark.parametrize("name", ["bytes_per_cycle", "latency_cycles", "refresh_seed"])
