@@ -24,7 +24,7 @@ from model.selector import gumbel_noise
 from model.vit import Normalisation, VisionTransformer
 
 CONFIG = NETWORKS["test_tiny"]
-TIMEOUT = timedelta(seconds=5)
+TIMEOUT = timedelta(seconds=10)
 
 
 def check_mean(processes: Processes) -> None:
