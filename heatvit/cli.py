@@ -151,7 +151,7 @@ def cycles(
 def synth(
     config: Annotated[
         str | None,
-        typer.Option("--config", metavar="NAME|FILE.json", help="Accelerator [default: zcu102_2048, on ecp5 ecp5]"),
+        typer.Option("--config", metavar="NAME|FILE.json", help="Accelerator [default: zcu102_2048; on ecp5, ecp5]"),
     ] = None,
     target: Annotated[
         str, typer.Option("--target", metavar="CHIP", help="zcu102 (estimate) or ecp5 (placed, routed, bitstream).")
