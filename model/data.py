@@ -9,7 +9,6 @@ import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import Enum
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -208,22 +207,3 @@ def batches(pictures: Pictures, batch_size: int, order: I64 | None = None) -> It
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         yield pictures.load(indices), pictures.labels[indices]
-
-
-class Border(Enum):
-    """What comes in at the edge of a picture that is moved: black, or the picture's mirror image."""
-
-    BLACK = "constant"
-    MIRROR = "reflect"
-
-
-def shift_pictures(pictures_u8: U8, shifts: I64, max_shift: int, border: Border = Border.BLACK) -> U8:
-    """Move pictures (B, C, size, size) up and left by shifts (B, 2) in -max_shift..max_shift."""
-    if max_shift == 0:
-        return pictures_u8
-    size = pictures_u8.shape[-1]
-    padded = np.pad(pictures_u8, ((0, 0), (0, 0), (max_shift, max_shift), (max_shift, max_shift)), border.value)
-    shifted = np.empty_like(pictures_u8)
-    for index, (top, left) in enumerate((max_shift + shifts).tolist()):
-        shifted[index] = padded[index, :, top : top + size, left : left + size]
-    return shifted

@@ -7,9 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from model.data import Border
-
-BORDERS = tuple(border.value for border in Border)
 PRECISIONS = ("float32", "bfloat16")
 FILE_KINDS = (".json", ".toml")
 LOSS_WEIGHTS = ("class_weight", "logit_weight", "token_weight", "ratio_weight")
@@ -41,11 +38,11 @@ class Recipe:
     """How to train: a dense network, then its selectors, then the 8-bit network.
 
     keep_ratios is the target share of the picture's patches after each selector, not increasing. The selectors learn
-    with selector_factor times the stage's learning rate. Augmentation: max_shift in pixels, border what comes in there
-    (the values of model.data.Border); is_flipped mirrors half of the pictures. class_weight scales the loss of the
-    labels, which are not needed where it is 0, logit_weight and token_weight the distillation from the dense network,
-    ratio_weight the keep-ratio loss (model/losses.py). precision is that of a float network's products, float32 or
-    bfloat16.
+    with selector_factor times the stage's learning rate. Augmentation (model/augment.py): max_shift in pixels;
+    min_crop, the least share of a picture's area that is cut out and enlarged, 1 for none; is_flipped mirrors half of
+    the pictures. class_weight scales the loss of the labels, which are not needed where it is 0, logit_weight and
+    token_weight the distillation from the dense network, ratio_weight the keep-ratio loss (model/losses.py). precision
+    is that of a float network's products, float32 or bfloat16.
     A seed repeats a training exactly for the same num_threads of torch on the same machine.
     """
 
@@ -59,7 +56,7 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     max_shift: int = 0
-    border: str = "constant"
+    min_crop: float = 1.0
     is_flipped: bool = False
     precision: str = "float32"
     selector_factor: float = 4.0
@@ -76,12 +73,14 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
-        for name, allowed in (("border", BORDERS), ("precision", PRECISIONS), ("is_flipped", (False, True))):
+        for name, allowed in (("precision", PRECISIONS), ("is_flipped", (False, True))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
         for name in ("weight_decay", "selector_factor", *LOSS_WEIGHTS):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
+        if not 0 < self.min_crop <= 1:
+            raise ValueError(f"min_crop must be above 0 and at most 1, not {self.min_crop!r}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing!r}")
 

@@ -19,8 +19,9 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from model.augment import Changes, change_pictures, draw_changes
 from model.checkpoint import load_network, save_network
-from model.data import Border, Pictures, shift_pictures
+from model.data import Pictures
 from model.distributed import ALONE, Mean, Processes
 from model.evaluate import Evaluation, evaluate
 from model.losses import class_loss, keep_ratio_loss, logit_distillation_loss, token_distillation_loss
@@ -183,14 +184,12 @@ def _train_epoch(
     ratios = []
     cuts = np.arange(recipe.batch_size, num_pictures, recipe.batch_size)
     for step, batch in enumerate(np.split(rng.permutation(num_pictures), cuts)):
-        shifts = rng.integers(-recipe.max_shift, recipe.max_shift + 1, (len(batch), 2))
         own = processes.share(batch)
-        pixels = shift_pictures(
-            run.pictures.load(own), processes.share(shifts), recipe.max_shift, Border(recipe.border)
-        )
-        if recipe.is_flipped:
-            is_mirrored = processes.share(rng.integers(0, 2, len(batch)).astype(bool))
-            pixels = np.where(is_mirrored[:, None, None, None], pixels[..., ::-1], pixels)
+        pixels = run.pictures.load(own)
+        drawn = draw_changes(rng, len(batch), pixels.shape[-1], recipe)
+        share = processes.share
+        changes = Changes(share(drawn.shifts), share(drawn.boxes), share(drawn.is_mirrored))
+        pixels = change_pictures(pixels, changes, recipe.max_shift)
         pictures_u8 = torch.from_numpy(pixels).to(processes.device)
         labels = torch.from_numpy(all_labels[own]).to(processes.device)
         position = (epoch * num_steps + step) / (stage.epochs * num_steps)

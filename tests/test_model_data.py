@@ -2,8 +2,8 @@
 
 Testpoints: the embedded digits have the network's shape and the right labels; folders and packs (pixels, JPEG) load
 with labels; grey and colour conversion; a picture of the network's size is untouched, another is resized and cropped at
-the centre; the split is stratified, seeded and disjoint; batches cover everything once; shifts move and fill with 0;
-every kind of broken source is refused by name; a pack that xz compressed is that pack, and a broken one is refused.
+the centre; the split is stratified, seeded and disjoint; batches cover everything once; every kind of broken source is
+refused by name; a pack that xz compressed is that pack, and a broken one is refused.
 """
 
 import io
@@ -22,7 +22,6 @@ from model.data import (
     batches,
     fit_picture,
     load_pictures,
-    shift_pictures,
     split_pictures,
 )
 
@@ -225,23 +224,6 @@ def test_batches_cover_everything_once_in_order() -> None:
     assert [len(labels) for _, labels in found] == [3, 3, 1]
     assert np.concatenate([labels for _, labels in found]).tolist() == order.tolist()
     assert np.concatenate([pixels.ravel() for pixels, _ in found]).tolist() == order.tolist()
-
-
-def test_shift_moves_and_fills_with_zero() -> None:
-    pixels = np.full((200, 1, 4, 4), 9, np.uint8)
-    pixels[:, :, 0, 0] = 7
-    shifts = np.random.default_rng(0).integers(-2, 3, (200, 2))
-    shifted = shift_pictures(pixels, shifts, 2)
-    offsets = {tuple(np.argwhere(image[0] == 7)[0]) for image in shifted if (image == 7).any()}
-    assert offsets == {(row, column) for row in range(3) for column in range(3)}
-    assert all((image[0, :row] == 0).all() for image in shifted for row, _ in np.argwhere(image[0] == 7))
-    assert shift_pictures(pixels[:1], np.array([[2, -1]]), 2)[0, 0].tolist() == [
-        [0, 9, 9, 9],
-        [0, 9, 9, 9],
-        [0] * 4,
-        [0] * 4,
-    ]
-    assert shift_pictures(pixels, np.zeros((200, 2), np.int64), 0) is pixels
 
 
 def test_encoded_pictures_of_two_kinds_agree(tmp_path: Path) -> None:

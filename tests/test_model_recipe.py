@@ -73,6 +73,8 @@ def test_toml_recipe(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, not 0"),
         ({"batch_size": 1.5}, r"batch_size must be an integer of at least 1, not 1\.5"),
         ({"num_threads": 0}, "num_threads must be an integer of at least 1, not 0"),
+        ({"min_crop": 0}, "min_crop must be above 0 and at most 1, not 0"),
+        ({"min_crop": 1.5}, r"min_crop must be above 0 and at most 1, not 1\.5"),
         ({"max_shift": -1}, "max_shift must be an integer of at least 0, not -1"),
         ({"weight_decay": -0.1}, r"weight_decay must be at least 0, not -0\.1"),
         ({"ratio_weight": "2"}, "recipe is incomplete or has a value of a wrong type"),
