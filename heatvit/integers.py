@@ -18,7 +18,7 @@ from model.distributed import ALONE, Processes
 from model.qat import QatNetwork
 from model.recipe import Recipe
 from model.resume import Record
-from model.train import Run, fit
+from model.train import Run, fit, threads
 from model.vit import VisionTransformer
 from quant.convert import calibrate, check_parameters, export
 from quant.fake_quant import Quantized
@@ -41,14 +41,16 @@ class PostTraining(NamedTuple):
 def quantize_after_training(network: VisionTransformer, pictures_u8: U8) -> PostTraining:
     """Quantize a float network with ranges from pictures (n, C, S, S).
 
-    One that was trained with the exact GELU and softmax is first adapted to the polynomial ones.
+    One that was trained with the exact GELU and softmax is first adapted to the polynomial ones. One thread, whatever
+    the machine has: a sum in another order can move a scale, and with it the codes of a whole layer.
     """
     parameters, config = check_parameters(network.state_dict(), network.config), network.config
     mean, std = network.normalisation.mean, network.normalisation.std
-    if network.kernels is Kernels.FUSED:
-        parameters, scales = adapt(parameters, config, pictures_u8, mean, std)
-    else:
-        scales = calibrate(parameters, config, pictures_u8, mean, std)
+    with threads(1):
+        if network.kernels is Kernels.FUSED:
+            parameters, scales = adapt(parameters, config, pictures_u8, mean, std)
+        else:
+            scales = calibrate(parameters, config, pictures_u8, mean, std)
     return PostTraining(export(parameters, config, scales, mean, std), parameters, scales)
 
 

@@ -4,8 +4,9 @@ Testpoints: McNemar's p against the binomial sums written out; ranks with equal 
 checkpoint with its golden on labelled pictures, with every key of its JSON, figures that follow from the two networks'
 own logits, and the noise of every layer; timm's .npz, .pth and .safetensors give the same; a pruned checkpoint of ours
 brings its topology; pictures without labels have no accuracy; quantize writes the very network that was measured, and
-only checkpoints of exact functions are adapted; bad devices, pictures that calibration saw, and options that a NETWORK
-does not take are refused; on the real DeiT-Tiny, if its files are here, the fast golden is the golden model.
+only checkpoints of exact functions are adapted; integers do not depend on the threads; bad devices, pictures that
+calibration saw, and options that a NETWORK does not take are refused; on the real DeiT-Tiny, if its files are here, the
+fast golden is the golden model.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from model import checkpoint
 from model.approx import Kernels
 from model.config import NETWORKS
 from model.inference import infer
-from model.vit import IMAGENET, VisionTransformer
+from model.train import threads
+from model.vit import IMAGENET, Normalisation, VisionTransformer
 from quant.config import NetworkConfig
 from quant.fast_golden import FastGolden
 from quant.network_file import load_network
@@ -189,6 +191,19 @@ def test_only_networks_of_exact_functions_are_adapted() -> None:
             name for name, value in network.state_dict().items() if not torch.equal(result.parameters[name], value)
         ]
         assert ("blocks.0.mlp.fc2.bias" in changed) == is_adapted == bool(changed)
+
+
+def test_integers_do_not_depend_on_the_number_of_threads() -> None:
+    torch.manual_seed(3)
+    config = replace(NETWORKS["digits"], selectors=())
+    network = VisionTransformer(config, Normalisation((0.5,), (0.5,)), Kernels.FUSED)
+    shape = (16, config.in_chans, config.image_size, config.image_size)
+    pictures_u8 = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
+    parameters = []
+    for count in (1, 2):
+        with threads(count):
+            parameters.append(quantize_after_training(network, pictures_u8).parameters)
+    assert all(torch.equal(value, parameters[1][name]) for name, value in parameters[0].items())
 
 
 def test_calibration_must_not_see_the_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
