@@ -113,7 +113,7 @@ def evaluate(
 
     settings = evaluation.Settings(weights, images, calibrate, network, count, has_noise, device)
     with show_progress() as progress:
-        result = evaluation.evaluate_quantized(settings, reporter(progress))
+        result = evaluation.evaluate_quantized(settings, progress)
     if has_noise:
         print_table("signal to noise, dB", ("layer", "golden", "rounding"), evaluation.noise_rows(result["snr"]))
     return finish(f"evaluated: {weights}", result, json_file, hidden=("snr",))

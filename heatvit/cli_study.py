@@ -10,7 +10,7 @@ from rich.console import Console
 
 from heatvit.cli_common import Count, JsonFile, Network, print_table, whole_numbers
 from heatvit.files import write_json, write_text
-from heatvit.progress import reporter, show_progress
+from heatvit.progress import show_progress
 
 app = typer.Typer(help="Test what papers claim by training small networks.", no_args_is_help=True)
 
@@ -92,7 +92,7 @@ def study_pruning(
     from heatvit.pruning_study import HEADER, PruningStudy, study_drawing, table_rows
 
     with show_progress() as progress:
-        result = PruningStudy(runs, without_package, images, count, reporter(progress)).run()
+        result = PruningStudy(runs, without_package, images, count, progress).run()
     print_table(f"{result['n']} pictures of {images}", HEADER, table_rows(result))
     if svg is not None:
         write_text(svg, study_drawing(result).file())

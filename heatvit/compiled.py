@@ -9,8 +9,7 @@ import numpy as np
 
 from bitstreams.compiled import CompiledNetwork, Samples
 from heatvit.files import file_digest, new_file
-from heatvit.flow import load_all
-from heatvit.pictures import open_pictures
+from heatvit.pictures import load_all, open_pictures
 from hw.config import AccelConfig, load_config
 from hw.isa import DESCRIPTOR_BYTES
 from hw.program import compile_network

@@ -20,8 +20,8 @@ from rich.progress import Progress
 from heatvit import delta_measure
 from heatvit.delta_measure import KINDS, SHARES, SIZES, measure
 from heatvit.files import file_digest
-from heatvit.flow import CALIBRATION_PICTURES, load_all
-from heatvit.pictures import first
+from heatvit.integers import CALIBRATION_PICTURES
+from heatvit.pictures import first, load_all
 from heatvit.progress import Report, reporter
 from heatvit.seeds import MAX_SEEDS, difference, ratio, spread
 from heatvit.steps import run_step, source_digest

@@ -13,11 +13,11 @@ from typing import Any
 from rich.progress import Progress
 
 from heatvit.files import file_digest, write_json, write_text
-from heatvit.flow import CALIBRATION_PICTURES, load_all, train_network, write_network
+from heatvit.flow import train_network, write_network
 from heatvit.golden import evaluate_golden, token_histogram, with_keep_share
 from heatvit.hardware import generate_verilog, simulate_pictures
-from heatvit.integers import compare_with_golden, finetune
-from heatvit.pictures import Split, first, load_split
+from heatvit.integers import CALIBRATION_PICTURES, compare_with_golden, finetune
+from heatvit.pictures import Split, first, load_all, load_split
 from heatvit.progress import Report as ProgressReport
 from heatvit.progress import reporter
 from heatvit.report.page import render

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.progress import Progress
 from torch import Tensor
 
 from heatvit.files import file_digest
-from heatvit.flow import CALIBRATION_PICTURES, load_all
 from heatvit.golden import BATCH
-from heatvit.integers import quantize_after_training
+from heatvit.integers import CALIBRATION_PICTURES, reconstruct
 from heatvit.paired import label_ranks, mcnemar_p, rms_within_pictures
-from heatvit.pictures import check_apart, first, open_pictures
-from heatvit.progress import Report
+from heatvit.pictures import check_apart, first, load_all, open_pictures
+from heatvit.progress import Report, reporter
 from model.checkpoint import load_any
 from model.config import load_network_config
 from model.data import Pictures, batches
@@ -76,7 +76,7 @@ class _Side:
         return np.concatenate(self.batches)
 
 
-def evaluate_quantized(settings: Settings, report: Report) -> dict[str, Any]:
+def evaluate_quantized(settings: Settings, progress: Progress) -> dict[str, Any]:
     """Quantize a checkpoint after training and run it and its integer golden on the same pictures.
 
     The networks take the batches in turn, so that what else the machine does hits both; the time of reading pictures
@@ -84,13 +84,13 @@ def evaluate_quantized(settings: Settings, report: Report) -> dict[str, Any]:
     pictures are to be measured that calibration saw.
     """
     check_apart(settings.images, settings.calibrate)
+    report = reporter(progress)
     device = _device(settings.device)
     network = load_any(settings.weights, load_network_config(settings.network), IMAGENET).to(device).eval()
     pictures, is_labelled = open_pictures(settings.images, network.config, settings.count)
-    calibration = first(open_pictures(settings.calibrate, network.config)[0], CALIBRATION_PICTURES)
-    report("calibrate", 0, 1)
-    integer_network, parameters, scales = quantize_after_training(network, load_all(calibration))
-    report("calibrate", 1, 1)
+    others, _ = open_pictures(settings.calibrate, network.config)
+    calibration = first(others, CALIBRATION_PICTURES)
+    integer_network, parameters, scales = reconstruct(network, others, progress)
     golden = FastGolden(integer_network, device)
     _check_golden(golden, pictures)
     sides = _run_both(network, golden, pictures, report)

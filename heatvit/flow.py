@@ -10,28 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 
 from heatvit.files import file_digest, new_file
 from heatvit.golden import evaluate_golden
-from heatvit.integers import finetune, quantize_after_training
-from heatvit.pictures import first, load_split, open_pictures
+from heatvit.integers import CALIBRATION_PICTURES, finetune, reconstruct
+from heatvit.pictures import first, load_all, load_split, open_pictures
 from heatvit.progress import Report
 from model import checkpoint
 from model.config import load_network_config
-from model.data import Pictures
 from model.distributed import ALONE, Processes
 from model.evaluate import Evaluation, evaluate
 from model.recipe import load_recipe
 from model.train import train
 from model.vit import IMAGENET
-from quant.network import U8, IntegerNetwork
+from quant.network import IntegerNetwork
 from quant.network_file import METADATA_KEY, load_network, save_network
-
-CALIBRATION_PICTURES = 128
-"""Pictures that fix the activation scales unless a count is given."""
 
 
 def train_network(
@@ -80,18 +75,16 @@ def quantize_network(
     <out>.training. Several processes train as one.
     """
     network = checkpoint.load_any(checkpoint_file, load_network_config(topology), IMAGENET)
-    pictures, is_labelled = open_pictures(
-        calibrate, network.config, None if finetuning else count or CALIBRATION_PICTURES
-    )
+    pictures, is_labelled = open_pictures(calibrate, network.config, None if finetuning else count)
     calibration = first(pictures, count or CALIBRATION_PICTURES)
+    bars = progress or Progress(disable=True)
     if finetuning is None:
-        integer_network = quantize_after_training(network, load_all(calibration)).integers
+        integer_network = reconstruct(network, pictures, bars, len(calibration.labels)).integers
     else:
         if not is_labelled:
             raise ValueError(f"training needs labelled pictures: one sub-folder a class, or a pack, not {calibrate!r}")
         recipe, teacher = load_recipe(finetuning.recipe), checkpoint.load_network(finetuning.teacher)
         folder = out.with_name(f"{out.name}.training")
-        bars = progress or Progress(disable=True)
         trained = finetune(network, teacher, recipe, pictures, load_all(calibration), folder, bars, processes)
         integer_network = trained.export()
     with processes.main_first():
@@ -127,11 +120,6 @@ def evaluate_network(network_file: Path, images: str, count: int | None, report:
         "num_tokens": config.num_tokens,
         **work_of(result),
     }
-
-
-def load_all(pictures: Pictures) -> U8:
-    """Return the pixels of all pictures (N, C, size, size)."""
-    return pictures.load(np.arange(len(pictures.labels)))
 
 
 def write_network(network: IntegerNetwork, path: Path) -> None:

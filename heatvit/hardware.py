@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from heatvit.files import file_digest
-from heatvit.flow import load_all
-from heatvit.pictures import open_pictures
+from heatvit.pictures import load_all, open_pictures
 from heatvit.progress import Report
 from hw.config import AccelConfig, load_config
 from hw.generate import generate

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatvit.files import file_digest
-from heatvit.flow import load_all
-from heatvit.pictures import open_pictures
+from heatvit.pictures import load_all, open_pictures
 from heatvit.progress import Report
 from hw.hls.available import require_hls4ml
 from hw.hls.block import HlsBlock, HlsLayer, Io

@@ -11,6 +11,7 @@ from model.data import EncodedPictures, Pictures, SubsetPictures, load_pictures,
 from model.picture_folder import picture_files, sub_folders, train_and_test
 from model.saved_dataset import is_saved_dataset, open_saved_dataset
 from quant.config import NetworkConfig
+from quant.network import U8
 
 TEST_RATIO = 0.2
 SPLIT_SEED = 0
@@ -71,6 +72,11 @@ def check_apart(images: str, calibrate: str) -> None:
 def first(pictures: Pictures, count: int) -> Pictures:
     """Return the first `count` pictures, or all if there are fewer."""
     return SubsetPictures(pictures, np.arange(min(count, len(pictures.labels))))
+
+
+def load_all(pictures: Pictures) -> U8:
+    """Return the pixels of all pictures (N, C, size, size)."""
+    return pictures.load(np.arange(len(pictures.labels)))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ import numpy as np
 from rich.progress import Progress
 
 from heatvit.files import file_digest, write_json, write_text
-from heatvit.flow import CALIBRATION_PICTURES, load_all, write_network
-from heatvit.integers import compare_with_golden, finetune
-from heatvit.pictures import first, open_pictures
+from heatvit.flow import write_network
+from heatvit.integers import CALIBRATION_PICTURES, compare_with_golden, finetune
+from heatvit.pictures import first, load_all, open_pictures
 from heatvit.report.drawing import Drawing
 from heatvit.report.line_chart import Line, line_chart
 from hw.config import load_config

@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from rich.progress import Progress
 from torch import Tensor
 
 from heatvit.files import file_digest
-from heatvit.flow import CALIBRATION_PICTURES, load_all
 from heatvit.golden import BATCH
-from heatvit.integers import quantize_after_training
+from heatvit.integers import reconstruct
 from heatvit.paired import mcnemar_p
-from heatvit.pictures import first, open_pictures
-from heatvit.progress import Report
+from heatvit.pictures import open_pictures
+from heatvit.progress import Report, reporter
 from heatvit.report.drawing import Drawing
 from heatvit.report.line_chart import Line, line_chart
 from model.checkpoint import load_network, load_timm
@@ -64,7 +65,11 @@ class PruningStudy:
     without_package: Path | None
     images: str
     count: int | None
-    report: Report
+    progress: Progress
+
+    @cached_property
+    def _report(self) -> Report:
+        return reporter(self.progress)
 
     def run(self) -> dict[str, Any]:
         """Measure every network on labelled pictures. Raises ValueError if they have no labels."""
@@ -74,8 +79,8 @@ class PruningStudy:
         if not is_labelled:
             raise ValueError(f"images must have labels: one sub-folder a class, or a pack, not {self.images!r}")
         dense = load_timm(Path(plan.weights), config, IMAGENET).eval()
-        training_u8 = load_all(first(open_pictures(plan.images, config)[0], CALIBRATION_PICTURES))
-        golden = FastGolden(quantize_after_training(dense, training_u8).integers)
+        training, _ = open_pictures(plan.images, config)
+        golden = FastGolden(reconstruct(dense, training, self.progress).integers)
         rows = [
             self._measure("dense, float", config, pictures, _float_forward(dense)),
             self._measure("dense, integer", config, pictures, _golden_forward(golden)),
@@ -123,7 +128,7 @@ class PruningStudy:
             predictions.append(logits.argmax(dim=1).cpu().numpy())
             counts += list(zip(*(stage.tolist() for stage in num_tokens), strict=True)) or [()] * len(labels)
             done += len(labels)
-            self.report(name, done, len(pictures.labels))
+            self._report(name, done, len(pictures.labels))
         work = float(np.mean([macs(config, picture) for picture in counts]))
         return Row(name, np.concatenate(predictions), work, tuple(np.mean(counts, axis=0).tolist()))
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from heatvit.files import file_digest
-from heatvit.flow import is_integer_network, load_all
-from heatvit.pictures import open_pictures
+from heatvit.flow import is_integer_network
+from heatvit.pictures import load_all, open_pictures
 from heatvit.progress import Report
 from hw.config import AccelConfig, load_config
 from model.checkpoint import load_timm

@@ -16,6 +16,8 @@ from model.distributed import Mean
 
 SMALLEST_RATIO = 1e-9
 """A share of kept patches below that of any batch, to divide by where nothing is kept."""
+SMALLEST_SQUARE = 1e-12
+"""To divide by where a teacher's logits are all zero."""
 
 
 def class_loss(logits: Tensor, labels: Tensor, label_smoothing: float, mean: Mean = torch.mean) -> Tensor:
@@ -27,6 +29,15 @@ def logit_distillation_loss(logits: Tensor, teacher_logits: Tensor, mean: Mean =
     """Kullback-Leibler divergence of the student's classes from the teacher's, mean over the batch."""
     student, teacher = functional.log_softmax(logits, -1), functional.log_softmax(teacher_logits, -1)
     return mean(functional.kl_div(student, teacher, log_target=True, reduction="none").sum(-1))
+
+
+def logit_regression_loss(logits: Tensor, teacher_logits: Tensor, mean: Mean = torch.mean) -> Tensor:
+    """Squared difference of the logits (B, classes) from the teacher's, relative to the square of those.
+
+    Source: Ba and Caruana, NeurIPS 2014. Close to the teacher the divergence has next to no gradient, and rounding
+    drowns it; every logit's own error still says where to go.
+    """
+    return mean((logits - teacher_logits).square()) / mean(teacher_logits.square()).clamp(min=SMALLEST_SQUARE)
 
 
 def token_distillation_loss(tokens: Tensor, teacher_tokens: Tensor, mask: Tensor, mean: Mean = torch.mean) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +24,13 @@ from model.checkpoint import load_network, save_network
 from model.data import Pictures
 from model.distributed import ALONE, Mean, Processes
 from model.evaluate import Evaluation, evaluate
-from model.losses import class_loss, keep_ratio_loss, logit_distillation_loss, token_distillation_loss
+from model.losses import (
+    class_loss,
+    keep_ratio_loss,
+    logit_distillation_loss,
+    logit_regression_loss,
+    token_distillation_loss,
+)
 from model.qat import QatOutput
 from model.recipe import Recipe, Stage
 from model.resume import History, Record, load_progress, save_progress
@@ -142,14 +148,18 @@ def fit(
     optimizer = _optimizer(network, run.recipe)
     history = load_progress(state, network, optimizer) if state.exists() else []
     task = run.progress.add_task(name, total=stage.epochs, completed=len(history))
+
+    def report(done: float) -> None:
+        run.progress.update(task, completed=done)
+
     network.train()
     replica = run.processes.replicate(network)
     with threads(run.recipe.num_threads):
         for epoch in range(len(history), stage.epochs):
-            history.append(_train_epoch(run, name, stage, epoch, replica, optimizer, teacher))
+            history.append(_train_epoch(run, name, stage, epoch, replica, optimizer, teacher, report))
             if run.processes.is_main:
                 save_progress(state, network, optimizer, history)
-            run.progress.update(task, advance=1, description=f"{name}: loss {history[-1]['loss']:.3f}")
+            run.progress.update(task, completed=epoch + 1, description=f"{name}: loss {history[-1]['loss']:.3f}")
     network.eval()
     return history
 
@@ -173,8 +183,12 @@ def _train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     teacher: VisionTransformer | None,
+    report: Callable[[float], None],
 ) -> dict[str, Any]:
-    """Run one epoch and return its mean loss, the terms of it before they are weighted, and the keep ratios."""
+    """Run one epoch and return its mean loss, the terms of it before they are weighted, and the keep ratios.
+
+    report receives how many epochs of the stage are done, a fraction, as the epoch goes on.
+    """
     recipe, processes, all_labels = run.recipe, run.processes, run.pictures.labels
     num_pictures = len(all_labels)
     rng = np.random.default_rng((recipe.seed, epoch, *name.encode()))
@@ -217,6 +231,7 @@ def _train_epoch(
         for term, value in {"loss": loss, **terms}.items():
             losses[term].append(value.item())
         ratios.append([processes.mean(mask).item() for mask in output.keep_masks])
+        report(epoch + (step + 1) / num_steps)
     means = {term: float(np.mean(values)) for term, values in losses.items()}
     return {**means, "keep_ratios": np.mean(ratios, axis=0).tolist()}
 
@@ -231,7 +246,8 @@ def _teacher_terms(
     """Return the losses that a teacher adds: distillation and, for a network with selectors, the keep ratios."""
     with torch.no_grad():
         expected = teacher(pictures_u8)
-    terms = {"logit": logit_distillation_loss(output.logits, expected.logits, mean)}
+    logit_loss = logit_distillation_loss if isinstance(output, Output) else logit_regression_loss
+    terms = {"logit": logit_loss(output.logits, expected.logits, mean)}
     if not output.keep_masks:
         return terms
     if isinstance(output, Output):  # the 8-bit network normalises only CLS at its end

@@ -22,12 +22,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.progress import Progress
 from safetensors.torch import save_file
 
 from heatvit import cli
-from heatvit.integers import quantize_after_training
+from heatvit.integers import quantize_after_training, reconstruct
 from heatvit.paired import label_ranks, mcnemar_p
-from heatvit.pictures import check_apart, open_pictures
+from heatvit.pictures import check_apart, load_all, open_pictures
 from model import checkpoint
 from model.approx import Kernels
 from model.config import NETWORKS
@@ -166,8 +167,9 @@ def test_quantize_writes_the_network_that_evaluate_measured(folder: Path) -> Non
     written = load_network(folder / "out.safetensors")
     network = checkpoint.load_timm(folder / "weights.npz", DENSE, IMAGENET)
     pictures = [open_pictures(str(folder / name), DENSE)[0] for name in ("images.npz", "calibrate.npz")]
-    pictures_u8, calibration_u8 = (source.load(np.arange(len(source.labels))) for source in pictures)
-    expected = FastGolden(quantize_after_training(network, calibration_u8).integers).run(torch.from_numpy(pictures_u8))
+    pictures_u8 = load_all(pictures[0])
+    integers = reconstruct(network, pictures[1], Progress(disable=True)).integers
+    expected = FastGolden(integers).run(torch.from_numpy(pictures_u8))
     logits_i16 = FastGolden(written).run(torch.from_numpy(pictures_u8)).logits_i16
     assert torch.equal(logits_i16, expected.logits_i16)
     exact = infer(network, torch.from_numpy(pictures_u8), Kernels.FUSED).logits.numpy()
@@ -229,8 +231,9 @@ def test_options_of_weights_are_refused_with_a_network(folder: Path, capsys: pyt
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"the real weights and pictures are not in {DATA}")
-def test_real_network_agrees_with_float(tmp_path: Path) -> None:
+def test_real_network_agrees_with_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four pictures: the command itself refuses if the fast golden differs from the golden model on the first."""
+    monkeypatch.setattr("heatvit.integers.RECONSTRUCTION_PICTURES", 16)
     path = tmp_path / "result.json"
     arguments = ["evaluate", f"--weights={DATA / 'deit_tiny_fp32.npz'}", "--count=4", f"--json={path}"]
     arguments += [f"--images={DATA / 'imagenet_like_nips17_1000_s256_q95.npz'}"]

@@ -10,7 +10,14 @@ import math
 import pytest
 import torch
 
-from model.losses import class_loss, keep_ratio_loss, keep_ratios, logit_distillation_loss, token_distillation_loss
+from model.losses import (
+    class_loss,
+    keep_ratio_loss,
+    keep_ratios,
+    logit_distillation_loss,
+    logit_regression_loss,
+    token_distillation_loss,
+)
 from model.selector import keep_mask
 
 
@@ -26,6 +33,13 @@ def test_logit_distillation_is_the_divergence_from_the_teacher() -> None:
     expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
     assert logit_distillation_loss(student, teacher).item() == pytest.approx(expected)
     assert logit_distillation_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_logit_regression_is_the_relative_squared_error() -> None:
+    student, teacher = torch.tensor([[1.0, 2.0], [0.0, 4.0]]), torch.tensor([[0.0, 2.0], [2.0, 4.0]])
+    assert logit_regression_loss(student, teacher).item() == pytest.approx(5 / 24)
+    assert logit_regression_loss(teacher, teacher).item() == 0
+    assert logit_regression_loss(student, torch.zeros(2, 2)).isfinite()
 
 
 def test_token_distillation_looks_at_kept_patches_only() -> None:
