@@ -32,8 +32,8 @@ from quant.reference import run as run_golden
 
 CALIBRATION_PICTURES = 128
 """Pictures that fix the activation scales unless a count is given."""
-RECONSTRUCTION_PICTURES = 480
-"""Pictures on which the integers learn to answer as the float network does; DeiT-Tiny takes three minutes of a core."""
+RECONSTRUCTION_PICTURES = 800
+"""Pictures on which the integers learn to answer as the float network does; DeiT-Tiny takes about five minutes of a core."""
 RECONSTRUCTION = Recipe(
     keep_ratios=(),
     dense=Stage(epochs=0, learning_rate=1e-3),
