@@ -38,11 +38,12 @@ class Recipe:
     """How to train: a dense network, then its selectors, then the 8-bit network.
 
     keep_ratios is the target share of the picture's patches after each selector, not increasing. The selectors learn
-    with selector_factor times the stage's learning rate. Augmentation (model/augment.py): max_shift in pixels;
-    min_crop, the least share of a picture's area that is cut out and enlarged, 1 for none; is_flipped mirrors half of
-    the pictures. class_weight scales the loss of the labels, which are not needed where it is 0, logit_weight and
-    token_weight the distillation from the dense network, ratio_weight the keep-ratio loss (model/losses.py). precision
-    is that of a float network's products, float32 or bfloat16.
+    with selector_factor times the stage's learning rate, biases, LayerNorm vectors and embeddings with vector_factor
+    times that of matrices. Augmentation (model/augment.py): max_shift in pixels; min_crop, the least share of a
+    picture's area that is cut out and enlarged, 1 for none; is_flipped mirrors half of the pictures. class_weight
+    scales the loss of the labels, which are not needed where it is 0, logit_weight and token_weight the distillation
+    from the dense network, ratio_weight the keep-ratio loss (model/losses.py). precision is that of a float network's
+    products, float32 or bfloat16.
     A seed repeats a training exactly for the same num_threads of torch on the same machine.
     """
 
@@ -60,6 +61,7 @@ class Recipe:
     is_flipped: bool = False
     precision: str = "float32"
     selector_factor: float = 4.0
+    vector_factor: float = 1.0
     class_weight: float = 1.0
     logit_weight: float = 0.5
     token_weight: float = 0.5
@@ -76,7 +78,7 @@ class Recipe:
         for name, allowed in (("precision", PRECISIONS), ("is_flipped", (False, True))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
-        for name in ("weight_decay", "selector_factor", *LOSS_WEIGHTS):
+        for name in ("weight_decay", "selector_factor", "vector_factor", *LOSS_WEIGHTS):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
         if not 0 < self.min_crop <= 1:

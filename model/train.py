@@ -273,7 +273,8 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
                 values for name, values in members if (name.endswith(".weight") and values.ndim > 1) == is_decayed
             ]
             decay = recipe.weight_decay if is_decayed else 0.0
-            groups.append({"params": chosen, "weight_decay": decay, "factor": factor})
+            rate = factor if is_decayed else factor * recipe.vector_factor
+            groups.append({"params": chosen, "weight_decay": decay, "factor": rate})
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
 
 

@@ -198,23 +198,23 @@ def test_learning_rate_rises_then_falls() -> None:
     assert rates[:50] == sorted(rates[:50]) and rates[50:] == sorted(rates[50:], reverse=True)
 
 
-def test_decay_reaches_matrices_only_and_selectors_learn_faster() -> None:
+def test_decay_reaches_matrices_only_and_selectors_and_vectors_have_their_rates() -> None:
     network = VisionTransformer(CONFIG, Normalisation((0.1,), (0.9,)))
     names = {id(value): name for name, value in network.named_parameters()}
-    groups = train_module._optimizer(network, SHORT).param_groups
+    groups = train_module._optimizer(network, replace(SHORT, vector_factor=3.0)).param_groups
     found = {
         names[id(value)]: (group["weight_decay"], group["factor"]) for group in groups for value in group["params"]
     }
     assert found.keys() == set(names.values())
     expected = {
-        "cls_token": (0.0, 1.0),
-        "pos_embed": (0.0, 1.0),
+        "cls_token": (0.0, 3.0),
+        "pos_embed": (0.0, 3.0),
         "patch_embed.proj.weight": (0.05, 1.0),
-        "blocks.0.norm1.weight": (0.0, 1.0),
+        "blocks.0.norm1.weight": (0.0, 3.0),
         "blocks.0.attn.qkv.weight": (0.05, 1.0),
-        "blocks.0.attn.qkv.bias": (0.0, 1.0),
+        "blocks.0.attn.qkv.bias": (0.0, 3.0),
         "selectors.0.local.weight": (0.05, 4.0),
-        "selectors.0.local.bias": (0.0, 4.0),
+        "selectors.0.local.bias": (0.0, 12.0),
     }
     assert {name: found[name] for name in expected} == expected
 
