@@ -18,6 +18,7 @@ from heatvit.progress import reporter
 from model.approx import Kernels
 from model.data import Pictures
 from model.distributed import ALONE, Processes
+from model.pruning.plan import NO_STAGE
 from model.qat import QatNetwork
 from model.recipe import Recipe, Stage
 from model.resume import Record
@@ -36,8 +37,8 @@ RECONSTRUCTION_PICTURES = 1000
 """On as many the integers learn to answer as the float network does; DeiT-Tiny takes about six minutes of a core."""
 RECONSTRUCTION = Recipe(
     keep_ratios=(),
-    dense=Stage(epochs=0, learning_rate=1e-3),
-    select=Stage(epochs=0, learning_rate=1e-3),
+    dense=NO_STAGE,
+    select=NO_STAGE,
     quantize=Stage(epochs=1, learning_rate=1e-5),
     batch_size=16,
     weight_decay=0.0,

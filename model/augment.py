@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.data import I64, PILLOW_MODES
+from model.data import I64
 from model.recipe import Recipe
 from quant.network import U8
 
@@ -73,8 +73,7 @@ def crop_pictures(pictures_u8: U8, boxes: I64) -> U8:
         if box == [0, 0, size, size]:
             continue
         pixels = pictures_u8[index].transpose(1, 2, 0)
-        image = Image.fromarray(np.ascontiguousarray(pixels).squeeze(-1) if channels == 1 else pixels.copy())
-        assert image.mode == PILLOW_MODES[channels]
+        image = Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if channels == 1 else pixels))
         enlarged = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box))
         cropped[index] = enlarged.reshape(size, size, channels).transpose(2, 0, 1)
     return cropped
