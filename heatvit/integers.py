@@ -43,7 +43,7 @@ RECONSTRUCTION = Recipe(
     batch_size=16,
     weight_decay=0.0,
     class_weight=0.0,
-    logit_weight=1.0,
+    regression_weight=1.0,
     ratio_weight=0.0,
     vector_factor=10.0,
 )

@@ -1,7 +1,8 @@
 """The terms of the training loss: class, distillation from the dense teacher, keep ratio.
 
-Structure and weights: HeatViT / SPViT, L = L_cls + 0.5 KL(logits) + 0.5 L_token + 2 L_ratio. Each function takes the
-mean over the whole batch, of which this process may have a part only (model/distributed.py).
+Structure and weights: HeatViT / SPViT, L = L_cls + 0.5 KL(logits) + 0.5 L_token + 2 L_ratio; the regression of the
+logits stands beside their divergence here. Each function takes the mean over the whole batch, of which this process
+may have a part only (model/distributed.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def class_loss(logits: Tensor, labels: Tensor, label_smoothing: float, mean: Mea
     return mean(functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none"))
 
 
-def logit_distillation_loss(logits: Tensor, teacher_logits: Tensor, mean: Mean = torch.mean) -> Tensor:
+def logit_divergence_loss(logits: Tensor, teacher_logits: Tensor, mean: Mean = torch.mean) -> Tensor:
     """Kullback-Leibler divergence of the student's classes from the teacher's, mean over the batch."""
     student, teacher = functional.log_softmax(logits, -1), functional.log_softmax(teacher_logits, -1)
     return mean(functional.kl_div(student, teacher, log_target=True, reduction="none").sum(-1))

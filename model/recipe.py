@@ -9,7 +9,7 @@ from typing import Any
 
 PRECISIONS = ("float32", "bfloat16")
 FILE_KINDS = (".json", ".toml")
-LOSS_WEIGHTS = ("class_weight", "logit_weight", "token_weight", "ratio_weight")
+LOSS_WEIGHTS = ("class_weight", "divergence_weight", "regression_weight", "token_weight", "ratio_weight")
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Recipe:
     with selector_factor times the stage's learning rate, biases, LayerNorm vectors and embeddings with vector_factor
     times that of matrices. Augmentation (model/augment.py): max_shift in pixels; min_crop, the least share of a
     picture's area that is cut out and enlarged, 1 for none; is_flipped mirrors half of the pictures. class_weight
-    scales the loss of the labels, which are not needed where it is 0, logit_weight and token_weight the distillation
-    from the dense network, ratio_weight the keep-ratio loss (model/losses.py). precision is that of a float network's
+    scales the loss of the labels, which are not needed where it is 0; divergence_weight, regression_weight and
+    token_weight the distillation from the dense network, by classes, by logits (all that a network in 8 bits follows)
+    and by tokens; ratio_weight the keep-ratio loss (model/losses.py). precision is that of a float network's
     products, float32 or bfloat16.
     A seed repeats a training exactly for the same num_threads of torch on the same machine.
     """
@@ -63,7 +64,8 @@ class Recipe:
     selector_factor: float = 4.0
     vector_factor: float = 1.0
     class_weight: float = 1.0
-    logit_weight: float = 0.5
+    divergence_weight: float = 0.5
+    regression_weight: float = 0.5
     token_weight: float = 0.5
     ratio_weight: float = 2.0
 

@@ -18,7 +18,7 @@ from model.config import NETWORKS
 from model.data import PixelPictures
 from model.distributed import ALONE, Processes, open_processes
 from model.evaluate import evaluate
-from model.losses import class_loss, keep_ratio_loss, logit_distillation_loss, token_distillation_loss
+from model.losses import class_loss, keep_ratio_loss, logit_divergence_loss, token_distillation_loss
 from model.qat import QatNetwork
 from model.selector import gumbel_noise
 from model.vit import Normalisation, VisionTransformer
@@ -68,7 +68,7 @@ def check_gradients(processes: Processes, network: nn.Module, teacher: VisionTra
         inputs = [share.share(rows) for rows in (pictures_u8, noise) if rows is not None]
         output, expected = module(*inputs), teacher(inputs[0])
         loss = class_loss(output.logits, share.share(labels), 0.1, share.mean)
-        loss = loss + logit_distillation_loss(output.logits, expected.logits.detach(), share.mean)
+        loss = loss + logit_divergence_loss(output.logits, expected.logits.detach(), share.mean)
         loss = loss + keep_ratio_loss(output.keep_masks, (0.5, 0.2), share.mean)
         if noise is not None:
             tokens = (output.tokens, expected.tokens.detach())

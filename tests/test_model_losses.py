@@ -14,7 +14,7 @@ from model.losses import (
     class_loss,
     keep_ratio_loss,
     keep_ratios,
-    logit_distillation_loss,
+    logit_divergence_loss,
     logit_regression_loss,
     token_distillation_loss,
 )
@@ -28,11 +28,11 @@ def test_class_loss_is_the_cross_entropy() -> None:
     assert class_loss(logits, torch.tensor([1]), 0.2).item() == pytest.approx(smoothed)
 
 
-def test_logit_distillation_is_the_divergence_from_the_teacher() -> None:
+def test_logit_divergence_is_that_from_the_teacher() -> None:
     student, teacher = torch.tensor([[0.0, 0.0]] * 3), torch.tensor([[0.0, math.log(3.0)]] * 3)
     expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
-    assert logit_distillation_loss(student, teacher).item() == pytest.approx(expected)
-    assert logit_distillation_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-7)
+    assert logit_divergence_loss(student, teacher).item() == pytest.approx(expected)
+    assert logit_divergence_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-7)
 
 
 def test_logit_regression_is_the_relative_squared_error() -> None:

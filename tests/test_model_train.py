@@ -4,7 +4,7 @@ Testpoints: a small network learns a task and stays accurate while its selectors
 gives the same weights, another seed others; an interrupted run gives the weights of an uninterrupted one, in every
 stage; a finished run only loads; a folder of another training and
 a broken state are refused; start weights are used; the 8-bit network
-trains with the same loop; warm-up and cosine; decay reaches matrices only and selectors learn faster; the normalisation
+trains with the same loop, by its logits alone; the loss is the weighted sum of its terms; warm-up and cosine; decay reaches matrices only and selectors learn faster; the normalisation
 is that of the pictures; the thread count is restored.
 """
 
@@ -186,10 +186,19 @@ def test_8_bit_network_trains_with_the_same_loop(tmp_path: Path, reference: Trai
     with Progress(disable=True) as progress:
         share = Run(SHORT, TRAIN, tmp_path, progress, Record.open(tmp_path / "training.json", {}))
         history = fit(share, "8-bit", SHORT.quantize, network, tmp_path / "state.safetensors", reference.dense)
-    assert len(history) == 1 and len(history[0]["keep_ratios"]) == 2 and np.isfinite(history[0]["loss"])
+    assert len(history) == 1 and len(history[0]["keep_ratios"]) == 2
+    assert np.isfinite(history[0]["loss"]) and not {"divergence", "token"} & set(history[0])
     before, after = reference.pruned.state_dict(), student.state_dict()
     assert all(after[name].isfinite().all() for name in after)
     assert [name for name in after if torch.equal(before[name], after[name])] == []
+
+
+def test_loss_is_the_weighted_sum_of_its_terms(tmp_path: Path) -> None:
+    weights = {"class": 0.5, "divergence": 0.25, "regression": 3.0, "token": 2.0, "ratio": 4.0}
+    run(tmp_path, replace(SHORT, **{f"{term}_weight": weight for term, weight in weights.items()}))
+    for epoch in json.loads((tmp_path / "training.json").read_text())["stages"]["pruned"]:
+        assert all(epoch[term] > 0 for term in weights)
+        assert epoch["loss"] == pytest.approx(sum(weight * epoch[term] for term, weight in weights.items()))
 
 
 def test_learning_rate_rises_then_falls() -> None:

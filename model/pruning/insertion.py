@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from model.inference import infer, infer_from
-from model.losses import logit_distillation_loss
+from model.losses import logit_divergence_loss
 from model.pruning.latency import KeepRatios, LatencyTable, LimitError, fit_to_limit, mean_tokens, merge_stages
 from model.vit import VisionTransformer
 from quant.config import NetworkConfig
@@ -100,7 +100,7 @@ class Divergence:
         total = 0.0
         for tokens, expected in zip(self.entering[blocks[0]], self.expected, strict=True):
             logits = infer_from(network, tokens, blocks[0], network.kernels, counts).logits
-            total += float(logit_distillation_loss(logits, expected)) * len(expected)
+            total += float(logit_divergence_loss(logits, expected)) * len(expected)
         return total / sum(map(len, self.expected))
 
 

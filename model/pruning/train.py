@@ -18,7 +18,7 @@ from torch import nn
 from model.checkpoint import load_network
 from model.data import SubsetPictures, batches
 from model.inference import infer
-from model.losses import logit_distillation_loss
+from model.losses import logit_divergence_loss
 from model.pruning.insertion import BATCH, Divergence, insert_selectors
 from model.pruning.latency import LatencyTable
 from model.pruning.plan import PruningPlan
@@ -203,7 +203,7 @@ def _judge(
         limit,
         table.cycles(network.config, keep),
         keep,
-        float(logit_distillation_loss(logits, expected)),
+        float(logit_divergence_loss(logits, expected)),
         (logits.argmax(-1) == expected.argmax(-1)).float().mean().item(),
         [torch.cat(stage).float().mean().item() for stage in counts],
     )
