@@ -46,7 +46,15 @@ PLAN = PruningPlan(
     insertion=InsertionRule(first_block=1, max_divergence=(0.5,), merge_below=0.01),
     warm_start=Stage(epochs=2, learning_rate=1e-2),
     recipe=Recipe(
-        (), NO_STAGE, Stage(2, 1e-3), Stage(1, 1e-4), batch_size=8, min_crop=0.5, is_flipped=True, class_weight=0.0
+        (),
+        NO_STAGE,
+        Stage(2, 1e-3),
+        Stage(1, 1e-4),
+        batch_size=8,
+        min_crop=0.5,
+        is_flipped=True,
+        class_weight=0.0,
+        regression_weight=0.0,
     ),
 )
 
