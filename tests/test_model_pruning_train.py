@@ -54,7 +54,7 @@ PLAN = PruningPlan(
         min_crop=0.5,
         is_flipped=True,
         class_weight=0.0,
-        regression_weight=0.0,
+        regression_weight=0.0,  # with it, more scores of this network are equal than keep ratios can bear
     ),
 )
 
