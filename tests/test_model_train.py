@@ -22,7 +22,7 @@ from model import train as train_module
 from model.checkpoint import save_network
 from model.config import NETWORKS
 from model.data import PixelPictures
-from model.losses import keep_ratios
+from model.losses import keep_ratios, logit_divergence_loss, logit_regression_loss
 from model.qat import QatNetwork
 from model.recipe import Recipe, Stage
 from model.resume import Record
@@ -195,10 +195,20 @@ def test_8_bit_network_trains_with_the_same_loop(tmp_path: Path, reference: Trai
 
 def test_loss_is_the_weighted_sum_of_its_terms(tmp_path: Path) -> None:
     weights = {"class": 0.5, "divergence": 0.25, "regression": 3.0, "token": 2.0, "ratio": 4.0}
-    run(tmp_path, replace(SHORT, **{f"{term}_weight": weight for term, weight in weights.items()}))
+    values = SHORT.to_dict() | {f"{term}_weight": weight for term, weight in weights.items()}
+    run(tmp_path, Recipe.from_dict(values))
     for epoch in json.loads((tmp_path / "training.json").read_text())["stages"]["pruned"]:
         assert all(epoch[term] > 0 for term in weights)
         assert epoch["loss"] == pytest.approx(sum(weight * epoch[term] for term, weight in weights.items()))
+
+
+def test_each_teacher_term_is_its_own_loss(reference: Trained) -> None:
+    pictures_u8 = torch.from_numpy(TRAIN.pictures_u8[:8])
+    with torch.no_grad():
+        output, expected = reference.pruned(pictures_u8), reference.dense(pictures_u8)
+    terms = train_module._teacher_terms(output, reference.dense, pictures_u8, [0.6, 0.4], torch.mean)
+    assert terms["divergence"] == logit_divergence_loss(output.logits, expected.logits)
+    assert terms["regression"] == logit_regression_loss(output.logits, expected.logits) != terms["divergence"]
 
 
 def test_learning_rate_rises_then_falls() -> None:
