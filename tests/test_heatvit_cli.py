@@ -260,13 +260,6 @@ def test_internal_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "internal error" in capsys.readouterr().err
 
 
-INTERRUPTIBLE = (
-    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "runpy.run_module('heatvit', run_name='__main__')"
-)
-"""`python -m heatvit` in a process that takes SIGINT even if this one runs in the background, where it is ignored."""
-
-
 @contextmanager
 def training(folder: Path, epochs: int) -> Iterator[subprocess.Popen[str]]:
     """Start `heatvit train` in a process of its own; it is gone at the end of the block."""
@@ -274,7 +267,7 @@ def training(folder: Path, epochs: int) -> Iterator[subprocess.Popen[str]]:
     recipe = {"keep_ratios": [0.7, 0.5], "dense": stage, "select": stage, "quantize": stage, "batch_size": 2}
     (folder / "recipe.json").write_text(json.dumps(recipe))
     (folder / "tiny.json").write_text(json.dumps(replace(TINY, num_classes=10).to_dict()))
-    command = [sys.executable, "-c", INTERRUPTIBLE, "train", "--recipe", "recipe.json", "--network", "tiny.json"]
+    command = [sys.executable, "-m", "heatvit", "train", "--recipe", "recipe.json", "--network", "tiny.json"]
     command += ["--images", "pack.npz", "--out", "trained"]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # several are slower on a network this small
     with subprocess.Popen(
