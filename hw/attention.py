@@ -13,6 +13,9 @@ from hw.tiling import head_channels
 from hw.weights import place_layer
 from quant.network import Block
 
+WORD_MASK = (1 << 32) - 1
+"""Makes a negative 32-bit number a field of a descriptor."""
+
 
 @dataclass(frozen=True)
 class _Head:
@@ -56,6 +59,7 @@ class _Head:
             **result(self.scores),
             mult=self.block.score_mult,
             shift=self.block.score_shift,
+            addend=int(self.block.package_bias_i32[self.number]) & WORD_MASK,
         )
         self.store_scores(self.scores, self.number)
         schedule.emit(

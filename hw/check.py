@@ -36,7 +36,7 @@ FIELDS: dict[Opcode, set[str]] = {
     Opcode.VALUES: _SOURCE | _TARGET,
     Opcode.GEMM: _SOURCE | _TARGET | {"mode", "aux_base", "aux_stride", "rows", "cols", "first_tile"},
     Opcode.BEGIN: {"rows"},
-    Opcode.LAYER_NORM: _SOURCE | _TARGET | {"param_base", "dim", "shift", "eps", "rows", "first_tile"},
+    Opcode.LAYER_NORM: _SOURCE | _TARGET | {"param_base", "dim", "shift", "addend", "rows", "first_tile"},
     Opcode.SOFTMAX: {"src_base", "src_stride", "row_base", "mult", "shift"} | _TARGET,
     Opcode.UNIFORM: {"dst_base", "row_base", "mult", "shift"},
     Opcode.SELECT: {"src_base", "src_stride", "aux_base", "aux_stride", "heads", "threshold"},
@@ -49,7 +49,7 @@ MODE_FIELDS: dict[Drain, set[str]] = {
     Drain.GELU: {"param_base", "mult", "shift", "one", "curve"},
     Drain.SIGMOID: {"param_base"},
     Drain.ROW_SCALE: {"row_base"},
-    Drain.SCORE: {"mult", "shift"},
+    Drain.SCORE: {"mult", "shift", "addend"},
     Drain.RESIDUAL: {"param_base"},
     Drain.WIDE: {"param_base"},
 }
@@ -154,7 +154,7 @@ def _check_values(
         if opcode is Opcode.LAYER_NORM:
             require("dim", d.dim == d.src_words * config.depth, f"src_words * {config.depth}")
             require("dim", d.dim <= MAX_EMBED_DIM, f"at most {MAX_EMBED_DIM}")
-            require("eps", d.eps > 0, "positive")
+            require("addend", d.addend > 0, "positive")
         if opcode is Opcode.SELECT:
             require("heads", d.heads > 0, "positive")
         if opcode is Opcode.COMPACT:

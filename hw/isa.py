@@ -128,7 +128,7 @@ FIELD_BITS: dict[str, int] = {
     "curve": 16,
     "threshold": 16,
     "dim": 16,
-    "eps": 32,
+    "addend": 32,
     "region": 8,
     "memory": 8,
     "index": 16,
@@ -169,7 +169,7 @@ class Descriptor:
     curve: int = 0
     threshold: int = 0
     dim: int = 0
-    eps: int = 0
+    addend: int = 0
     region: int = 0
     memory: int = 0
     index: int = 0

@@ -170,7 +170,7 @@ class Schedule:
                 picture=self.picture,
                 dim=len(layer.gamma_i16),
                 shift=layer.shift,
-                eps=layer.eps,
+                addend=layer.eps,
             )
             for part in ([RowPart(0, rows)] if rows else self.row_parts(ROW_PARTS))
         )

@@ -22,7 +22,7 @@ from model.npz import read_npz
 from model.vit import Normalisation, VisionTransformer
 from quant.config import NetworkConfig
 
-FORMAT = "heatvit-network-1"
+FORMAT = "heatvit-network-2"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

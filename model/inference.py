@@ -68,6 +68,7 @@ def infer_from(
     tokens = LiveTokens.all_of(residual)
     kept: list[Tensor] = []
     num_tokens: list[Tensor] = []
+    bias: Tensor | None = None
     for number, block in enumerate(network.blocks[first_block:], first_block):
         if number in config.selectors:
             stage = config.selectors.index(number)
@@ -80,9 +81,10 @@ def infer_from(
             )
             kept.append(_live_patches(tokens, config.num_patches))
             num_tokens.append(tokens.count)
+            bias = selector.column_bias(tokens.is_package)
         assert isinstance(block, Block)
         run_block = _fused_block if kernels is Kernels.FUSED else _trained_block
-        tokens = tokens.with_residual(run_block(block, tokens.residual, tokens.padding_mask))
+        tokens = tokens.with_residual(run_block(block, tokens.residual, tokens.padding_mask, bias))
     return Inference(network.head(network.norm(tokens.residual[:, 0])), kept, num_tokens)
 
 
@@ -111,16 +113,19 @@ def _live_patches(tokens: LiveTokens, num_patches: int) -> Tensor:
     return live.scatter(1, tokens.index * is_patch, True)[:, 1:]
 
 
-def _trained_block(block: Block, x: Tensor, valid: Tensor | None) -> Tensor:
-    result: Tensor = block(x, x.new_ones(x.shape[:2]) if valid is None else valid.to(x.dtype))
+def _trained_block(block: Block, x: Tensor, valid: Tensor | None, bias: Tensor | None) -> Tensor:
+    weight = x.new_ones(x.shape[:2]) if valid is None else valid.to(x.dtype)
+    result: Tensor = block(x, weight, Kernels.TRAINED, bias)
     return result
 
 
-def _fused_block(block: Block, x: Tensor, valid: Tensor | None) -> Tensor:
+def _fused_block(block: Block, x: Tensor, valid: Tensor | None, bias: Tensor | None) -> Tensor:
     attention = block.attn
     qkv = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, attention.head_dim))
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, H, N, d)
-    mask = None if valid is None else valid[:, None, None, :]
+    mask = bias if valid is None else valid[:, None, None, :]
+    if valid is not None and bias is not None:
+        mask = bias.masked_fill(~valid[:, None, None, :], -torch.inf)
     context = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     x = x + attention.proj(context.transpose(1, 2).flatten(2))
     result: Tensor = x + block.mlp.fc2(functional.gelu(block.mlp.fc1(block.norm2(x))))

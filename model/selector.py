@@ -34,7 +34,10 @@ class TokenSelector(nn.Module):
     """Keep score of every token from per-head token scores, weighted by per-token head importances.
 
     Members carry the names of docs/architecture.md section 2; every head has its own weights. The selector's
-    functions always use delta1 = 1: half of it could never pass the threshold.
+    functions always use delta1 = 1: half of it could never pass the threshold. package_bias (H,), in nats, is what the
+    scores of the package token gain in the attention of every block up to the next selector: it stands for many
+    tokens, of which a softmax would see one. Source: the proportional attention of ToMe (ICLR 2023), with a trained
+    weight instead of the logarithm of the count.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, head_branch_hidden: int) -> None:
@@ -48,6 +51,7 @@ class TokenSelector(nn.Module):
         self.token_score = HeadLinear(num_heads, head_dim // 4, 2)  # row 0 keep, row 1 prune
         self.head1 = nn.Linear(num_heads, head_branch_hidden)
         self.head_score = nn.Linear(head_branch_hidden, num_heads)
+        self.package_bias = nn.Parameter(torch.zeros(num_heads))
         with torch.no_grad():  # a new selector keeps nearly everything: training starts from the dense network
             self.token_score.bias.copy_(torch.tensor([1.0, -1.0]).expand(num_heads, 2))
 
@@ -62,6 +66,10 @@ class TokenSelector(nn.Module):
         token_score = plan_sigmoid(keep_logit - prune_logit)  # (B, N, H): a softmax over two is a sigmoid
         head_score = plan_sigmoid(self.head_score(polynomial_gelu(self.head1(heads.mean(-1)), 1.0)))  # (B, N, H)
         return keep_scores(token_score, head_score)
+
+    def column_bias(self, is_package: Tensor) -> Tensor:
+        """Return what attention adds to its scores, (B, H, 1, N), given which columns (B, N) are package tokens."""
+        return self.package_bias[:, None, None] * is_package[:, None, None, :]
 
 
 def _mean_without_cls(local: Tensor, valid: Tensor) -> Tensor:

@@ -69,10 +69,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
 
-    def forward(self, x: Tensor, valid: Tensor, kernels: Kernels = Kernels.TRAINED) -> Tensor:
+    def forward(
+        self, x: Tensor, valid: Tensor, kernels: Kernels = Kernels.TRAINED, bias: Tensor | None = None
+    ) -> Tensor:
+        """bias (B or 1, H, 1, N), if any, is added to the scores of the columns."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, H, N, d)
         scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5  # (B, H, N, N)
+        scores = scores if bias is None else scores + bias
         is_seen = valid[:, None, None, :]
         weight = exact_softmax(scores, is_seen) if kernels is Kernels.FUSED else softmax(scores, is_seen, self.delta2)
         context = weight @ v
@@ -104,8 +108,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=1e-6)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor, valid: Tensor, kernels: Kernels = Kernels.TRAINED) -> Tensor:
-        x = x + self.attn(self.norm1(x), valid, kernels)
+    def forward(
+        self, x: Tensor, valid: Tensor, kernels: Kernels = Kernels.TRAINED, bias: Tensor | None = None
+    ) -> Tensor:
+        x = x + self.attn(self.norm1(x), valid, kernels, bias)
         out: Tensor = x + self.mlp(self.norm2(x), kernels)
         return out
 
@@ -164,16 +170,20 @@ class VisionTransformer(nn.Module):
         if self.config.selectors:  # the package slot, empty until something is pruned
             x, valid = nn.functional.pad(x, (0, 0, 0, 1)), nn.functional.pad(valid, (0, 1))
         patches = slice(1, self.config.num_tokens)
-        masks, scores, num_tokens = [], [], []
+        masks, scores, num_tokens, bias = [], [], [], None
+        is_package = torch.arange(x.shape[1], device=x.device) == self.config.num_tokens
         for index, block in enumerate(self.blocks):
             if index in self.config.selectors:
                 stage = self.config.selectors.index(index)
+                selector = self.selectors[stage]
+                assert isinstance(selector, TokenSelector)
                 with torch.autocast(x.device.type, enabled=False):  # scores meet a threshold: they stay precise
-                    score = self.selectors[stage](x, valid)
+                    score = selector(x, valid)
+                bias = selector.column_bias(is_package[None])
                 x, valid = select_masked(x, score, valid, None if noise is None else noise[:, stage], self.has_package)
                 masks.append(valid[:, patches])
                 scores.append(score[:, patches])
                 num_tokens.append(valid.detach().sum(-1).long())
-            x = block(x, valid, self.kernels)
+            x = block(x, valid, self.kernels, bias)
         x = self.norm(x)
         return Output(self.head(x[:, 0]), masks, scores, num_tokens, x)

@@ -53,6 +53,7 @@ def _block(config: NetworkConfig) -> Block:
         q=_linear(dim, dim),
         k=_linear(dim, dim),
         v=_linear(dim, dim),
+        package_bias_i32=np.zeros(config.num_heads, np.int32),
         score_mult=UNIT_MULT,
         score_shift=UNIT_SHIFT,
         context_mult=UNIT_MULT,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.config import NetworkConfig
 from quant.fixed import ACC_BITS
 from quant.network import Block, IntegerNetwork, LinearLayer, NormLayer, Selector
 
@@ -39,6 +40,11 @@ def norm_bound(layer: NormLayer) -> int:
     """Largest magnitude of normalised * gamma + beta, its rounding constant included."""
     gamma, beta = np.abs(layer.gamma_i16.astype(np.int64)), np.abs(layer.beta_i32.astype(np.int64))
     return int((gamma * (1 << 15) + beta).max()) + ((1 << layer.shift) >> 1)
+
+
+def score_bound(block: Block, config: NetworkConfig) -> int:
+    """Largest magnitude that q.k, with the bias of the package token, reaches in a block."""
+    return config.head_dim * OPERAND_MAX**2 + int(np.abs(block.package_bias_i32.astype(np.int64)).max())
 
 
 def named_linears(network: IntegerNetwork) -> Iterator[tuple[str, LinearLayer]]:
@@ -77,7 +83,7 @@ def named_norms(network: IntegerNetwork) -> Iterator[tuple[str, NormLayer]]:
 def prove_bounds(network: IntegerNetwork) -> None:
     """Raise ValueError naming the first layer whose accumulator could leave 32 bits, or a size without a proof.
 
-    Scores (embed_dim * 2**14) and contexts (num_tokens * 127 * 128) are covered by the size limits.
+    Contexts (num_tokens * 127 * 128) are covered by the size limits.
     """
     config = network.config
     for name, value, limit in (
@@ -88,6 +94,8 @@ def prove_bounds(network: IntegerNetwork) -> None:
             raise ValueError(f"{name} must be at most {limit}, not {value!r}")
     bounds = [(name, accumulator_bound(layer)) for name, layer in named_linears(network)]
     bounds += [(name, norm_bound(layer)) for name, layer in named_norms(network)]
+    for number, block in enumerate(network.blocks):
+        bounds.append((f"blocks.{number}.attn.scores", score_bound(block, config)))
     for name, bound in bounds:
         if bound >= ACC_LIMIT:
             raise ValueError(f"accumulator of {name} must stay below {ACC_LIMIT}, not reach {bound}")

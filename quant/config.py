@@ -52,6 +52,11 @@ class NetworkConfig:
         """Channels of one head, d."""
         return self.embed_dim // self.num_heads
 
+    def stage_of(self, block: int) -> int | None:
+        """Number of the last selector that the tokens of a block have passed; None before the first."""
+        passed = sum(selector <= block for selector in self.selectors)
+        return passed - 1 if passed else None
+
     @property
     def num_patches(self) -> int:
         """Patch tokens of a picture, CLS not included."""

@@ -95,6 +95,7 @@ class _FastBlock:
         self.q, self.k, self.v = (FloatLinear.of(layer, device) for layer in (block.q, block.k, block.v))
         self.proj, self.fc2 = FloatLinear.of(block.proj, device), FloatLinear.of(block.fc2, device)
         self.fc1 = FloatGelu.of(block.fc1, config.delta1, device)
+        self.package_bias = torch.from_numpy(block.package_bias_i32).to(device, torch.float64)[:, None]
 
     def run(self, tokens: LiveTokens, name: str, record: Recorder) -> LiveTokens:
         """Return the tokens after the block."""
@@ -122,7 +123,9 @@ class _FastBlock:
         """Attention context (B, N, D) of q, k and v (B, N, D)."""
         block = self.block
         q, k, v = (layers.split_heads(x, self.heads) for x in (q, k, v))  # (B, H, N, d)
-        scores = float_layers.attention_scores(q, k, block.score_mult, block.score_shift)
+        scores = float_layers.attention_scores(
+            q, k, tokens.is_package, self.package_bias, block.score_mult, block.score_shift
+        )
         record(f"{name}.attn.scores", scores, tokens.count)
         exponential, row_sum = float_layers.softmax_rows(scores, tokens.padding_mask, self.tables)
         record(f"{name}.attn.exp", exponential, tokens.count)

@@ -146,9 +146,13 @@ def norm(x_i16: Tensor, layer: FloatNorm) -> Tensor:
     return _saturate(torch.addcmul(layer.offset, normalised, layer.gain).floor_(), 8).to(torch.float32)
 
 
-def attention_scores(q_i8: Tensor, k_i8: Tensor, mult: int, shift: int) -> Tensor:
-    """quant.layers.attention_scores, in float64: q and k (B, H, N, d) -> (B, H, N, N)."""
+def attention_scores(
+    q_i8: Tensor, k_i8: Tensor, is_package: Tensor, package_bias: Tensor, mult: int, shift: int
+) -> Tensor:
+    """quant.layers.attention_scores, in float64: q, k (B, H, N, d), is_package (B, N), bias (H, 1) -> (B, H, N, N)."""
     acc = (q_i8 @ as_weights(k_i8).mT).to(torch.float64)
+    picture, column = is_package.nonzero(as_tuple=True)
+    acc[picture, :, :, column] += package_bias
     return _saturate(acc.mul_(mult * 2.0**-shift).add_(0.5).floor_(), 16)
 
 

@@ -84,10 +84,11 @@ def residual_linear(residual_i16: Array, x_i8: Array, layer: LinearLayer) -> Arr
     return saturate(residual_i16 + linear(x_i8, layer, 16), 16)
 
 
-def attention_scores(q_i8: Array, k_i8: Array, block: Block) -> Array:
-    """int16 scores in log2 units of every head: q (..., H, N, d), k (..., H, N, d) -> (..., H, N, N)."""
+def attention_scores(q_i8: Array, k_i8: Array, is_package: Array, block: Block) -> Array:
+    """int16 scores in log2 units of every head: q and k (..., H, N, d), is_package (..., N) -> (..., H, N, N)."""
     xp = array_namespace(q_i8)
-    acc_i32 = exact_matmul(q_i8, xp.matrix_transpose(as_weights(k_i8)))
+    bias = xp.astype(block.package_bias_i32, xp.int64)[:, None, None] * is_package[..., None, None, :]
+    acc_i32 = exact_matmul(q_i8, xp.matrix_transpose(as_weights(k_i8))) + bias
     return requantize(acc_i32, block.score_mult, block.score_shift, 16)
 
 

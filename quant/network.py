@@ -52,12 +52,16 @@ class NormLayer:
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block. score_* scale q.k to log2 units; context_* feed row_scale (delta2 is folded in)."""
+    """One transformer block. score_* scale q.k to log2 units; context_* feed row_scale (delta2 is folded in).
+
+    package_bias_i32 (H,) is added to q.k of the package token's column; it is 0 before the first selector.
+    """
 
     norm1: NormLayer
     q: LinearLayer
     k: LinearLayer
     v: LinearLayer
+    package_bias_i32: I32
     score_mult: int
     score_shift: int
     context_mult: int

@@ -23,7 +23,7 @@ from quant.fixed import SHIFT_MAX, WEIGHT_MAX
 from quant.network import Block, IntegerNetwork, Selector
 
 METADATA_KEY = "heatvit_integer_network"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 SCALAR_RANGES: dict[str, tuple[int, int]] = {
     "shift": (0, 31),
@@ -155,6 +155,7 @@ def _layout(config: NetworkConfig) -> _Layout:
         _add_norm(layout, f"{block}.norm2", dim)
         _add_gelu(layout, f"{block}.fc1", (config.mlp_hidden, dim))
         _add_linear(layout, f"{block}.fc2", (dim, config.mlp_hidden))
+        layout.shapes[f"{block}.package_bias_i32"] = (heads,)
         layout.integers.update(f"{block}.{name}_{part}" for name in ("score", "context") for part in ("mult", "shift"))
     for number in range(len(config.selectors)):
         selector, hidden = f"selectors.{number}", config.head_branch_hidden

@@ -37,4 +37,6 @@ def parameter_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"{name}.weight"] = shape
         # A bias has one value an output channel; the last axis of a head's layer is its input.
         shapes[f"{name}.bias"] = shape[:2] if len(shape) == 3 else shape[:1]
+    for number in range(len(config.selectors)):
+        shapes[f"selectors.{number}.package_bias"] = (heads,)
     return shapes

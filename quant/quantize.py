@@ -153,7 +153,7 @@ def _network(
         input_lut_i8=saturate(lut, 8).to(torch.int64),
         patch_embed=patch_embed,
         position_i16=saturate(position_i16, 16),
-        blocks=tuple(_named(_block, q, config, f"blocks.{number}") for number in range(config.depth)),
+        blocks=tuple(_named(_block, q, config, f"blocks.{number}", number) for number in range(config.depth)),
         selectors=tuple(
             _named(_selector, q, config, f"selectors.{stage}", threshold) for stage, threshold in enumerate(thresholds)
         ),
@@ -172,7 +172,7 @@ def _named(part: Callable[..., Part], q: Quantizer, config: NetworkConfig, name:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _block(q: Quantizer, config: NetworkConfig, name: str) -> Block:
+def _block(q: Quantizer, config: NetworkConfig, name: str, number: int) -> Block:
     weight, bias = q.values[f"{name}.attn.qkv.weight"], q.values[f"{name}.attn.qkv.bias"]
     query, key, value = (
         q.linear(part_weight, part_bias, q.scale(f"{name}.norm1"), q.scale(f"{name}.attn.{part}"))
@@ -181,6 +181,10 @@ def _block(q: Quantizer, config: NetworkConfig, name: str) -> Block:
     # Scores in log2 units: a softmax to the base e is one to the base 2 of log2(e) times the scores.
     product_scale = q.scale(f"{name}.attn.q") * q.scale(f"{name}.attn.k") * math.log2(math.e)
     score_mult, score_shift = quantize_multiplier(product_scale / math.sqrt(config.head_dim) * 2.0**8)
+    stage = config.stage_of(number)
+    no_bias = torch.zeros(config.num_heads, device=weight.device)
+    package_bias = no_bias if stage is None else q.values[f"selectors.{stage}.package_bias"]
+    bias_scale = q.scale(f"{name}.attn.q") * q.scale(f"{name}.attn.k") / math.sqrt(config.head_dim)
     context_mult, context_shift = quantize_multiplier(
         config.delta2 * q.scale(f"{name}.attn.v") / q.scale(f"{name}.attn.context")
     )
@@ -189,6 +193,7 @@ def _block(q: Quantizer, config: NetworkConfig, name: str) -> Block:
         q=query,
         k=key,
         v=value,
+        package_bias_i32=_codes((package_bias / bias_scale).clamp(-BIAS_MAX, BIAS_MAX)),
         score_mult=score_mult,
         score_shift=score_shift,
         context_mult=context_mult,

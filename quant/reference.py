@@ -73,7 +73,7 @@ def run(network: IntegerNetwork, picture_u8: U8, taps: bool = True) -> Inference
                 residual, token_index, network.selectors[stage], config.num_heads, f"selectors.{stage}", recorded
             )
             kept_tokens.append(token_index.astype(np.uint16))
-        residual = _block(residual, block, network, f"blocks.{number}", recorded)
+        residual = _block(residual, token_index == PACKAGE_TOKEN, block, network, f"blocks.{number}", recorded)
     normed = layers.norm(residual[:1], network.norm)
     recorded.record("norm", normed, np.int8)
     logits = layers.linear(normed, network.head, 16)
@@ -81,13 +81,13 @@ def run(network: IntegerNetwork, picture_u8: U8, taps: bool = True) -> Inference
     return Inference(logits[0].astype(np.int16), kept_tokens, [len(index) for index in kept_tokens], recorded.arrays)
 
 
-def _block(residual: Array, block: Block, network: IntegerNetwork, name: str, taps: _Taps) -> Array:
-    """One transformer block on the residual stream (N, D)."""
+def _block(residual: Array, is_package: Array, block: Block, network: IntegerNetwork, name: str, taps: _Taps) -> Array:
+    """One transformer block on the residual stream (N, D), of which is_package (N,) marks a row."""
     normed = layers.norm(residual, block.norm1)
     q, k, v = (layers.linear(normed, layer, 8) for layer in (block.q, block.k, block.v))
     heads = network.config.num_heads
     q_heads, k_heads, v_heads = (layers.split_heads(x, heads) for x in (q, k, v))  # (H, N, d)
-    scores = layers.attention_scores(q_heads, k_heads, block)
+    scores = layers.attention_scores(q_heads, k_heads, is_package, block)
     exponential, row_sum = softmax_rows(scores, np.ones(scores.shape[-1], bool))
     context = layers.merge_heads(layers.attention_context(exponential, row_sum, v_heads, block))
     attended = layers.residual_linear(residual, context, block.proj)

@@ -155,11 +155,19 @@ def _attention(net: TorchLayers, tokens: Tokens, normed: Quantized, number: int)
             ("v", lambda: layer().v, v_affine),
         )
     )
+    is_package = torch.arange(tokens.valid.shape[1], device=tokens.valid.device) == config.num_tokens
+
+    def real_scores() -> Tensor:
+        stage, scores = config.stage_of(number), q.value @ k.value.mT / math.sqrt(config.head_dim)
+        if stage is not None:
+            scores = scores + net.parameter(f"selectors.{stage}.package_bias")[:, None, None] * is_package
+        return scores * math.log2(math.e)
+
     scores = net.tap(
         f"{name}.scores",
         tokens.valid,
-        lambda: layers.attention_scores(q.codes, k.codes, layer()),
-        lambda: q.value @ k.value.mT * (math.log2(math.e) / math.sqrt(config.head_dim)),
+        lambda: layers.attention_scores(q.codes, k.codes, is_package, layer()),
+        real_scores,
         SCORE,
     )
     probability, row_sum = _softmax(net, f"{name}.exp", scores, tokens)

@@ -253,7 +253,9 @@ class Machine:
             scale = self._row_scale[self.addresses(Space.ROW_SCALE, d.row_base, tiles)[0]].reshape(-1, 2)
             out = requantize(acc_i32, scale[:, :1], scale[:, 1:], 8)
         elif mode is Drain.SCORE:
-            out = requantize(acc_i32, d.mult, d.shift, 16)
+            bias = int(np.int32(np.uint32(d.addend)))
+            is_package = self._packages[self._picture] & (np.arange(acc_i32.shape[1]) == self._live - 1)
+            out = requantize(acc_i32 + bias * is_package, d.mult, d.shift, 16)
         else:
             param = self._param[self.addresses(Space.PARAM, d.param_base, out_words)[0]].reshape(-1)
             bias, mult, shift = (param[name].astype(np.int64) for name in ("bias", "mult", "shift"))
@@ -284,7 +286,8 @@ class Machine:
         x_i16 = self._read(self._wide_i16, Space.WIDE, d.src_base, d.src_words, self._covered_tiles(d), d.src_stride)
         param = self._param[self.addresses(Space.PARAM, d.param_base, d.src_words)[0]].reshape(-1)
         gamma, beta = param["mult"].astype(np.int16).astype(np.int64), param["bias"].astype(np.int64)
-        self._write(self._act_i8, Space.ACT, d.dst_base, d.dst_stride, layer_norm(x_i16, gamma, beta, d.shift, d.eps))
+        out = layer_norm(x_i16, gamma, beta, d.shift, d.addend)
+        self._write(self._act_i8, Space.ACT, d.dst_base, d.dst_stride, out)
 
     def _softmax(self, d: Descriptor) -> None:
         tiles, words = self._tiles(), ceil_div(self._live, self.config.depth)

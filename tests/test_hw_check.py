@@ -60,7 +60,7 @@ def test_compiled_program_passes():
         (Opcode.STORE, {"memory": Memory.WEIGHT}, "memory of descriptor {}"),
         (Opcode.STORE, {"region": Region.WEIGHTS}, "region of descriptor {}"),
         (Opcode.LAYER_NORM, {"dim": 3}, "dim of descriptor {}"),
-        (Opcode.LAYER_NORM, {"eps": 0}, "eps of descriptor {}"),
+        (Opcode.LAYER_NORM, {"addend": 0}, "addend of descriptor {}"),
         (Opcode.LAYER_NORM, {"shift": 32}, "shift of descriptor {}"),
         (Opcode.SOFTMAX, {"shift": 32}, "shift of descriptor {}"),
         (Opcode.SOFTMAX, {"mult": 32767}, "mult of descriptor {}"),

@@ -35,6 +35,7 @@ def network(config: NetworkConfig = TINY, seed: int = 0, shift: float = 0.0) -> 
     for selector in result.selectors:
         nn.init.normal_(selector.token_score.weight, std=6.0)
         selector.token_score.bias.data.copy_(torch.tensor([shift, 0.0]).expand(config.num_heads, 2))
+        nn.init.normal_(selector.package_bias, std=2.0)
     return result.eval()
 
 

@@ -57,6 +57,7 @@ def test_parameter_shapes_are_the_contract(selector: TokenSelector) -> None:
         "head1.bias": (1,),
         "head_score.weight": (2, 1),
         "head_score.bias": (2,),
+        "package_bias": (2,),
     }
 
 

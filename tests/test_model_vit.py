@@ -70,9 +70,8 @@ def test_deit_tiny_has_timm_names_and_shapes() -> None:
 def test_selector_names_extend_timms() -> None:
     names = {name for name in network().state_dict() if name.startswith("selectors.")}
     parts = ("norm", "local", "token1", "token2", "token_score", "head1", "head_score")
-    assert names == {
-        f"selectors.{index}.{part}.{kind}" for index in (0, 1) for part in parts for kind in ("weight", "bias")
-    }
+    layers = [f"{part}.{kind}" for part in parts for kind in ("weight", "bias")]
+    assert names == {f"selectors.{index}.{part}" for index in (0, 1) for part in (*layers, "package_bias")}
 
 
 def reference_logits(source: VisionTransformer, pictures_u8: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Accumulator bounds.
 
 Testpoints: the bound is reached by a worst-case operand; every kind of layer is refused by name one code beyond its
-limit and accepted at it; LayerNorm with its rounding constant; sizes without a proof.
+limit and accepted at it; LayerNorm with its rounding constant; scores with the package bias; sizes without a proof.
 """
 
 from __future__ import annotations
@@ -86,6 +86,14 @@ def test_a_norm_beyond_the_bound_is_named(network: IntegerNetwork, name: str) ->
     prove_bounds(replaced(network, name, layer))
     with pytest.raises(ValueError, match=rf"^accumulator of {name} must stay below"):
         prove_bounds(replaced(network, name, replace(layer, beta_i32=layer.beta_i32 + 1)))
+
+
+def test_a_package_bias_beyond_the_bound_is_named(network: IntegerNetwork) -> None:
+    path, limit = "blocks.1.package_bias_i32", (1 << 31) - 1 - CONFIG.head_dim * (1 << 14)
+    for sign in (-1, 1):
+        prove_bounds(replaced(network, path, np.array([0, sign * limit], np.int32)))
+        with pytest.raises(ValueError, match=r"^accumulator of blocks.1.attn.scores must stay below"):
+            prove_bounds(replaced(network, path, np.array([0, sign * (limit + 1)], np.int32)))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,11 @@ def test_derived_sizes() -> None:
     assert replace(CONFIG, num_heads=1).head_branch_hidden == 1
 
 
+def test_stage_of_a_block() -> None:
+    assert [CONFIG.stage_of(block) for block in range(6)] == [None, None, 0, 0, 1, 1]
+    assert replace(CONFIG, selectors=()).stage_of(5) is None
+
+
 def test_dictionary_round_trip() -> None:
     assert NetworkConfig.from_dict(CONFIG.to_dict()) == CONFIG
     assert CONFIG.to_dict()["selectors"] == [2, 4]

@@ -104,6 +104,10 @@ def test_special_layers() -> None:
     difference = parameters["selectors.0.token_score.weight"][:, 0] - parameters["selectors.0.token_score.weight"][:, 1]
     score_weight = selector.token_score.weight_i8[:, 0] * difference.abs().amax(dim=1, keepdim=True).numpy() / 127
     assert np.allclose(score_weight, difference.numpy(), atol=float(difference.abs().max()) / 127)
+    for block, name in zip(network.blocks, ("blocks.0.attn", "blocks.1.attn"), strict=True):
+        scale = scales[f"{name}.q"] * scales[f"{name}.k"] / math.sqrt(CONFIG.head_dim)
+        bias = parameters["selectors.0.package_bias"] if name == "blocks.1.attn" else torch.zeros(CONFIG.num_heads)
+        assert np.abs(block.package_bias_i32 * scale - bias.numpy()).max() <= scale
     # The CLS row of the embedding is cls + pos, whatever the bias of the patches.
     cls_row = run(network, pictures(rng, CONFIG, 1)[0]).taps["patch_embed"][0] * network.residual_scale
     expected = (parameters["cls_token"] + parameters["pos_embed"][:, :1]).numpy().ravel()

@@ -58,7 +58,9 @@ def heads_of(x: np.ndarray, heads: int) -> list[np.ndarray]:
     return [x[:, head * size : (head + 1) * size].astype(np.int64) for head in range(heads)]
 
 
-def check_block(network: IntegerNetwork, taps: dict[str, np.ndarray], number: int, before: np.ndarray) -> None:
+def check_block(
+    network: IntegerNetwork, taps: dict[str, np.ndarray], number: int, before: np.ndarray, index: list[int]
+) -> None:
     block, config, name = network.blocks[number], network.config, f"blocks.{number}"
     t = {tap.removeprefix(f"{name}."): value for tap, value in taps.items() if tap.startswith(f"{name}.")}
     assert (t["norm1"] == norm(before, block.norm1)).all()
@@ -67,7 +69,8 @@ def check_block(network: IntegerNetwork, taps: dict[str, np.ndarray], number: in
     q, k, v = (heads_of(t[f"attn.{part}"], config.num_heads) for part in "qkv")
     context = []
     for head in range(config.num_heads):
-        scores = accumulate(q[head], np.maximum(k[head], -127), np.zeros(1))
+        column = np.where(np.array(index) == 65535, block.package_bias_i32[head].astype(np.int64), 0)
+        scores = accumulate(q[head], np.maximum(k[head], -127), column)
         assert (t["attn.scores"][head] == requantize(scores, block.score_mult, block.score_shift, 16)).all()
         exponential, row_sum = approx.softmax_rows(t["attn.scores"][head].astype(np.int64), np.True_)
         assert (t["attn.exp"][head] == exponential).all()
@@ -132,7 +135,7 @@ def check_every_tap(network: IntegerNetwork, picture: np.ndarray) -> dict[str, n
             assert inference.tokens[stage].tolist() == index.tolist()
             assert inference.num_tokens[stage] == len(index)
             index = index.tolist()
-        check_block(network, taps, number, residual)
+        check_block(network, taps, number, residual, index)
         residual = taps[f"blocks.{number}.mlp.fc2"].astype(np.int64)
     assert (taps["norm"] == norm(residual[:1], network.norm)).all()
     assert (taps["head"] == linear(taps["norm"], network.head, 16)).all()

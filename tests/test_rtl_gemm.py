@@ -38,6 +38,10 @@ WRITERS = ("act_write", "wide_write")
 WIDE_MODES = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
 
 
+ADDEND = -123456
+"""What SCORE adds for the package token, and no other mode; it moves a score by more than a few codes."""
+
+
 class Memories:
     """Contents of the five memories: arrays for the reference, words for the ports."""
 
@@ -62,7 +66,7 @@ class Memories:
             "row_scale": [pack_word(word, 22) for word in self.row_mult_u16 | self.row_shift << 16],
         }
 
-    def expect(self, command, tokens):
+    def expect(self, command, tokens, package_column=None):
         """Return {destination address: word (R, K) int64} of a GEMM command; a command without steps writes nothing."""
         config = self.config
         depth, mode = config.depth, Drain(command.mode)
@@ -79,7 +83,7 @@ class Memories:
                 weight = self.weight_i8[command.aux_base + tile * command.aux_stride :][:steps, first : first + depth]
                 acc = np.einsum("krp,kcp->rc", act, weight)
                 address = command.dst_base + i * command.dst_stride + o
-                result[address] = self._drain(command, mode, acc, i, o, address)
+                result[address] = self._drain(command, mode, acc, i, o, address, package_column)
         return result
 
     def expect_reads(self, command, tokens):
@@ -93,9 +97,10 @@ class Memories:
             for k in range(steps)
         ]
 
-    def _drain(self, command, mode, acc, i, o, address):
+    def _drain(self, command, mode, acc, i, o, address, package_column):
         if mode == Drain.SCORE:
-            return requantize(acc, command.mult, command.shift, 16)
+            is_package = o * self.config.depth + np.arange(self.config.depth) == package_column
+            return requantize(acc + ADDEND * is_package, command.mult, command.shift, 16)
         if mode == Drain.ROW_SCALE:
             mult, shift = self.row_mult_u16[command.row_base + i], self.row_shift[command.row_base + i]
             return requantize(acc, mult[:, None], shift[:, None], 8)
@@ -118,7 +123,7 @@ def config_of(shape):
 
 def command_of(mode, **fields):
     one, curve = gelu_constants(1.0)
-    scale = {"mult": 50000, "shift": 34 if mode == Drain.GELU else 22}
+    scale = {"mult": 50000, "shift": 34 if mode == Drain.GELU else 22, "addend": ADDEND & 0xFFFFFFFF}
     return Descriptor(opcode=Opcode.GEMM, mode=mode, one=one, curve=curve, picture=1, **(scale | fields))
 
 
@@ -126,8 +131,12 @@ def as_payload(command):
     return {name: getattr(command, name) for name in command.__dataclass_fields__}
 
 
-def run_commands(config, commands, tokens, *, pauses=None, seed=0, deadline_cycles=4000):
-    """Run the commands; check every write; return the cycle of each done."""
+def run_commands(config, commands, tokens, *, pauses=None, seed=0, deadline_cycles=4000, has_package=False):
+    """Run the commands; check every write; return the cycle of each done.
+
+    The other picture always has what this one does not: a package token or none.
+    """
+    package_column = tokens - 1 if has_package else None
     pauses = pauses or {}
     memories = Memories(config, seed)
     dut = Gemm(config, Multiplier.BEHAVIOURAL)
@@ -140,6 +149,7 @@ def run_commands(config, commands, tokens, *, pauses=None, seed=0, deadline_cycl
         """Offer each command as the sequencer does: one that reads what others write comes when those are done."""
         random = Random(seed)
         ctx.set(dut.tokens, [0, tokens])
+        ctx.set(dut.packages, has_package << 1 | (not has_package))
         for index, command in enumerate(commands):
             while random.random() < pauses.get("command", 0.0) or (
                 command.mode == Drain.RESIDUAL and len(dones) < index
@@ -160,7 +170,8 @@ def run_commands(config, commands, tokens, *, pauses=None, seed=0, deadline_cycl
                 dones.append(cycle)
                 command = commands[len(dones) - 1]
                 is_wide = command.mode in WIDE_MODES
-                check(memories, command, tokens, writes["wide_write" if is_wide else "act_write"], 16 if is_wide else 8)
+                port, bits = ("wide_write", 16) if is_wide else ("act_write", 8)
+                check(memories, command, tokens, writes[port], bits, package_column)
                 assert not writes["act_write" if is_wide else "wide_write"]
                 writes["wide_write" if is_wide else "act_write"].clear()
         for _ in range(40):
@@ -193,10 +204,10 @@ def run_commands(config, commands, tokens, *, pauses=None, seed=0, deadline_cycl
     return dones
 
 
-def check(memories, command, tokens, writes, bits):
+def check(memories, command, tokens, writes, bits, package_column):
     """Compare the writes of one command, exactly and in any order, with the reference; then update its memory."""
     config = memories.config
-    expected = memories.expect(command, tokens)
+    expected = memories.expect(command, tokens, package_column)
     assert sorted(address for address, _, _ in writes) == sorted(expected)
     for address, word, enable in writes:
         assert enable == (1 << config.rows) - 1
@@ -220,6 +231,16 @@ def shaped(config, mode, **fields):
 def test_modes(shape):
     config = config_of(shape)
     run_commands(config, [shaped(config, mode) for mode in Drain], tokens=9)
+
+
+@pytest.mark.parametrize("pauses", [{}, dict.fromkeys((*READERS, *WRITERS, "command"), 0.5)])
+@pytest.mark.parametrize("tokens", [1, 7, 8, 9])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scores_of_the_package_token(shape, tokens, pauses):
+    """The addend is for the last live column alone, behind and before commands without it, whatever is read beside."""
+    config = config_of(shape)
+    commands = [shaped(config, mode, cols=0) for mode in (Drain.SCORE, Drain.WIDE, Drain.SCORE, Drain.ROW_SCALE)]
+    run_commands(config, commands, tokens=tokens, pauses=pauses, has_package=True)
 
 
 @pytest.mark.parametrize("stalled", ["act", "weight", "param", "wide_read", "row_scale", "writes", "all"])

@@ -50,7 +50,7 @@ def check(config, cases, *, pause=0.0, live=None):
                 param_base=param_base,
                 dim=dim,
                 shift=shift,
-                eps=eps,
+                addend=eps,
                 rows=0 if uses_live else num_rows,
             )
         )
@@ -113,7 +113,7 @@ def test_period_of_a_row_tile_is_as_stated(words: int, period: int) -> None:
                 if done:
                     done_at.append(cycle)
 
-        command = Descriptor(Opcode.LAYER_NORM, src_words=words, dim=2 * words, eps=1, rows=rows)
+        command = Descriptor(Opcode.LAYER_NORM, src_words=words, dim=2 * words, addend=1, rows=rows)
         run_engine(engine, [command], inputs={"live": rows}, watchers=[count], wide=memory, param=memory)
         cycles += done_at
     assert cycles[1] - cycles[0] == 4 * period

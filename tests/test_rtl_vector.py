@@ -132,7 +132,7 @@ def test_program_of_all_opcodes(name: str, paused: str, picture: int) -> None:
         "param_base": 4,
         "dim": dim,
         "shift": 12,
-        "eps": 9,
+        "addend": 9,
     }
     select = {
         "src_base": TOKEN_SCORES,
@@ -232,7 +232,7 @@ def random_program(rng, config):
                 norm = {
                     "dim": words * config.depth,
                     "shift": int(rng.integers(0, 32)),
-                    "eps": int(rng.integers(1, 1 << 32)),
+                    "addend": int(rng.integers(1, 1 << 32)),
                 }
                 norm |= place("src", words, most_tiles, config.wide_words, narrowest=0)
                 norm |= place("dst", words, most_tiles, config.act_words, narrowest=None)
@@ -300,9 +300,9 @@ def test_random_programs_equal_the_machine(seed: int) -> None:
 
 
 OUTSIDE = {
-    "wide read": Descriptor(Opcode.LAYER_NORM, src_base=398, src_stride=1, src_words=1, dim=2, eps=1),
+    "wide read": Descriptor(Opcode.LAYER_NORM, src_base=398, src_stride=1, src_words=1, dim=2, addend=1),
     "wide read of 17 bits": Descriptor(Opcode.SOFTMAX, src_base=399, src_stride=65535, dst_stride=1, mult=MULT),
-    "param read": Descriptor(Opcode.LAYER_NORM, src_words=2, src_stride=2, param_base=31, dim=4, eps=1),
+    "param read": Descriptor(Opcode.LAYER_NORM, src_words=2, src_stride=2, param_base=31, dim=4, addend=1),
     "act read": Descriptor(Opcode.SELECT, src_base=0, src_stride=1, aux_base=400, heads=2),
     "act write": Descriptor(Opcode.SOFTMAX, src_stride=1, dst_base=399, dst_stride=1, mult=MULT),
     "row scale write": Descriptor(Opcode.SOFTMAX, src_stride=1, dst_stride=1, row_base=15, mult=MULT),
@@ -338,7 +338,7 @@ def test_largest_addresses_do_not_fault() -> None:
     bench = Bench(config, {})
     commands = [
         Descriptor(Opcode.BEGIN, rows=config.max_tokens),
-        Descriptor(Opcode.LAYER_NORM, src_base=399, src_words=1, dst_base=399, param_base=31, dim=2, eps=1),
+        Descriptor(Opcode.LAYER_NORM, src_base=399, src_words=1, dst_base=399, param_base=31, dim=2, addend=1),
         Descriptor(Opcode.SOFTMAX, src_base=392, dst_base=392, row_base=8, mult=MULT),
     ]
 

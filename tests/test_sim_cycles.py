@@ -78,7 +78,7 @@ def single_descriptors():
             cases.append((Unit.OPERAND, [live, Descriptor(opcode, **fields)]))
         for words in (2, 12, 13, 40, 80):
             fields = {"src_words": words, "src_stride": words, "dst_stride": words, "dim": 8 * words}
-            cases.append((Unit.VECTOR, [Descriptor(Opcode.LAYER_NORM, **fields, shift=10, eps=1, rows=rows)]))
+            cases.append((Unit.VECTOR, [Descriptor(Opcode.LAYER_NORM, **fields, shift=10, addend=1, rows=rows)]))
         for mode in Drain:
             for cols, steps in ((1, 1), (8, 2), (9, 8), (24, 1), (24, 3), (8, 40)):
                 fields = {"src_words": steps, "src_stride": steps, "aux_stride": steps, "cols": cols, "dst_stride": 4}

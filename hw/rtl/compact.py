@@ -37,7 +37,8 @@ class Compact(wiring.Component):
     command : In(stream of descriptor_layout) - taken when idle.
     done : Out(1) - after the last write;  fault : Out(1) - BEGIN with more than max_tokens rows or COMPACT into a
         register that does not exist; frozen until reset.
-    tokens : Out(pictures x u16) - the live tokens of each picture, 0 after reset.
+    tokens : Out(pictures x u16) - the live tokens of each picture, 0 after reset;  packages : Out(pictures) - and which
+        of them end with a package token.
     picture : In - stable from the command to done;  live : Out, has_package : Out(1) - its live tokens, and whether a
         package is the last of them.
     token_counts : Out(registers x u16) - live after each COMPACT, by its index.
@@ -55,6 +56,7 @@ class Compact(wiring.Component):
                 "fault": Out(1),
                 "picture": In(range(config.pictures)),
                 "tokens": Out(data.ArrayLayout(16, config.pictures)),
+                "packages": Out(config.pictures),
                 "live": Out(range(config.max_tokens + 1)),
                 "has_package": Out(1),
                 "token_counts": Out(data.ArrayLayout(16, NUM_TOKEN_REGISTERS)),
@@ -96,16 +98,15 @@ class Compact(wiring.Component):
         self._move(m, do_merge, do_commit, is_moving)
 
         # What outlives a command: the live tokens and the package of each picture, the counts, and the token lists.
-        packages = Signal(self._config.pictures)
         m.d.comb += [
             self.live.eq(self.tokens[self.picture]),
-            self.has_package.eq(packages.bit_select(self.picture, 1)),
+            self.has_package.eq(self.packages.bit_select(self.picture, 1)),
         ]
         m.d.sync += self.done.eq(do_number | do_commit)  # registered, so that live is new when done is seen
         with m.If(do_number | do_commit):
             m.d.sync += [
                 self.tokens[self.picture].eq(next_live),
-                packages.bit_select(self.picture, 1).eq(do_commit & is_merging),
+                self.packages.bit_select(self.picture, 1).eq(do_commit & is_merging),
             ]
 
         # Control

@@ -3,6 +3,7 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import exact_log2
 
 from hw.config import AccelConfig
 from hw.isa import Drain
@@ -29,6 +30,9 @@ from hw.timing import ELEMENT_CYCLES, READ_LATENCY, RESIDUAL_CYCLES, drain_width
 
 JOBS = 4
 """Commands that may be between the read of their first constant and the write of their last word."""
+
+NO_COLUMN = (1 << 16) - 1
+"""Beyond the last column that a command can have."""
 
 compute_job = data.StructLayout({"mode": Drain, "row_tiles": 16, "words": 16})
 """What the elements need of a command."""
@@ -65,6 +69,7 @@ class DrainUnit(wiring.Component):
     -------
     start : In(1) - while can_start;  can_start : Out(1) - the constants of the last command have been read
     descriptor : In(descriptor_layout), row_tiles : In(16), words : In(16) - stable until the next start
+    package_column : In(16) - to whose sums mode SCORE adds the addend, or NO_COLUMN; as stable
     sums, is_first : In - as from GemmArray
     num_ready : Out - words that may be taken;  num_taken : In - words taken in this cycle
     param, wide_read, row_scale, act_write, wide_write : ports
@@ -86,6 +91,7 @@ class DrainUnit(wiring.Component):
                 "descriptor": In(descriptor_layout),
                 "row_tiles": In(16),
                 "words": In(16),
+                "package_column": In(16),
                 "sums": In(data.ArrayLayout(lane, config.rows)),
                 "is_first": In(1),
                 "num_ready": Out(range(words_in_flight(config) + 1)),
@@ -154,6 +160,9 @@ class DrainUnit(wiring.Component):
         with m.If(fetch.is_active & is_beyond):
             m.d.sync += is_target_fault.eq(1)
         do_fetch = reads.i.valid & reads.i.ready
+        offered_word = Signal(16, reset_less=True)
+        is_package_word = offered_word == self.package_column >> exact_log2(config.depth)
+        has_package = delay(m, is_package_word, READ_LATENCY, name="has_package")
         enable = Cat(_is_one_of(mode, PARAM_MODES), mode == Drain.RESIDUAL, mode == Drain.ROW_SCALE)
         m.d.comb += [
             reads.i.valid.eq(fetch.is_active & has_place & ~is_beyond),
@@ -163,11 +172,13 @@ class DrainUnit(wiring.Component):
             reads.i.payload.enable.eq(enable),
             fetch.next.eq(do_fetch),
             constants.i.valid.eq(reads.valid),
-            constants.i.payload.eq(self._constants(reads.words, mode)),
+            constants.i.payload.eq(self._constants(reads.words, mode, has_package)),
             residuals.i.valid.eq(reads.valid & (mode == Drain.RESIDUAL)),
             residuals.i.payload.eq(reads.words.wide_read),
             self.fault.eq(reads.fault | is_target_fault),
         ]
+        with m.If(do_fetch):
+            m.d.sync += offered_word.eq(fetch.word)
         num_reading = Signal(range(READ_LATENCY + 2))
         m.d.sync += [
             num_reading.eq(num_reading + do_fetch - reads.valid),
@@ -306,8 +317,10 @@ class DrainUnit(wiring.Component):
         m.d.comb += target.next.eq(do_write)
         return do_write
 
-    def _constants(self, words, mode):
-        """Return the K constants of a word: of its columns, of its rows (the first R of K), or of the command."""
+    def _constants(self, words, mode, has_package):
+        """Return the K constants of a word: of its columns, of its rows (the first R of K), or of the command, whose
+        addend is for the column of the package token, which is in the word or not.
+        """
         rows = data.View(data.ArrayLayout(ROW_SCALE_ENTRY, self._config.rows), words.row_scale)
         params = data.View(data.ArrayLayout(PARAM_ENTRY, self._config.depth), words.param)
         entries = []
@@ -315,7 +328,9 @@ class DrainUnit(wiring.Component):
             row, param = rows[k % self._config.rows], params[k]
             from_param = Cat(param.bias, param.mult, param.shift)
             from_row = Cat(Const(0, 32), row.mult, row.shift)
-            from_command = Cat(Const(0, 32), self.descriptor.mult, self.descriptor.shift[:6])
+            is_package = has_package & (self.package_column % self._config.depth == k)
+            addend = Mux(is_package, self.descriptor.addend, 0)
+            from_command = Cat(addend, self.descriptor.mult, self.descriptor.shift[:6])
             entries.append(Mux(mode == Drain.ROW_SCALE, from_row, Mux(mode == Drain.SCORE, from_command, from_param)))
         return Cat(entries)
 

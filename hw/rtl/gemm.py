@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from hw.config import AccelConfig
 from hw.rtl.covered_rows import covered_rows
 from hw.rtl.delay import delay
-from hw.rtl.drain import DrainUnit
+from hw.rtl.drain import NO_COLUMN, DrainUnit
 from hw.rtl.gemm_array import STEP, GemmArray
 from hw.rtl.joint_read import JointRead
 from hw.rtl.packed_dot import Multiplier
@@ -40,7 +40,8 @@ class Gemm(wiring.Component):
     Members
     -------
     command, done, fault : unit_signature; after a fault the unit is frozen until reset
-    tokens : In(pictures x u16) - live tokens of each picture, sampled when a command is taken
+    tokens : In(pictures x u16) - live tokens of each picture, sampled when a command is taken;  packages :
+        In(pictures) - whether the last of them is a package token
     act, weight, param, wide_read, row_scale : read ports;  act_write, wide_write : write ports
     is_held_back : Out(1) - in the cycle before, the drain had no place for the tile whose last step was due
     """
@@ -61,6 +62,7 @@ class Gemm(wiring.Component):
             {
                 **unit_signature(),
                 "tokens": In(data.ArrayLayout(16, config.pictures)),
+                "packages": In(config.pictures),
                 "act": Out(act_read(config)),
                 "weight": Out(weight_read(config)),
                 "param": Out(param_read(config)),
@@ -92,6 +94,7 @@ class Gemm(wiring.Component):
         # The next command is taken while the array still works on the last one, and waits here with its live tokens.
         staged, running = Signal(descriptor_layout, reset_less=True), Signal(descriptor_layout, reset_less=True)
         tokens, cols = Signal(16, reset_less=True), Signal(16)
+        has_package, package_column = Signal(reset_less=True), Signal(16, reset_less=True)
         row_tiles, words, steps = Signal(16), Signal(16), Signal(16)
         covered = covered_rows(m, staged, tokens, config.rows)
         m.d.comb += [
@@ -119,6 +122,7 @@ class Gemm(wiring.Component):
                     m.d.sync += [
                         staged.eq(self.command.payload),
                         tokens.eq(self.tokens[self.command.payload.picture]),
+                        has_package.eq(self.packages.bit_select(self.command.payload.picture, 1)),
                     ]
                     m.next = "Staged"
             with m.State("Staged"):
@@ -133,6 +137,7 @@ class Gemm(wiring.Component):
                 walk.row_tiles.eq(row_tiles),
                 walk.words.eq(words),
                 walk.steps.eq(steps),
+                package_column.eq(Mux(has_package, tokens - 1, NO_COLUMN)),
             ]
         m.d.comb += [
             walk.act_base.eq(running.src_base),
@@ -141,6 +146,7 @@ class Gemm(wiring.Component):
             walk.weight_stride.eq(running.aux_stride),
             walk.start.eq(start),
             drain.descriptor.eq(running),
+            drain.package_column.eq(package_column),
             drain.row_tiles.eq(walk.row_tiles),
             drain.words.eq(walk.words),
             drain.start.eq(start),

@@ -91,7 +91,7 @@ class LayerNorm(wiring.Component):
                 job.words.eq(command.src_words),
                 job.dim.eq(command.dim),
                 job.shift.eq(command.shift),
-                job.eps.eq(command.eps),
+                job.eps.eq(command.addend),
             ]
 
         # The second pass: it takes the factors of a row tile with the first part.

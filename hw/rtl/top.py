@@ -134,7 +134,11 @@ class Top(wiring.Component):
             for client, port in zip((*readers[name], *writers[name]), (*memory.readers, *memory.writers), strict=True):
                 connect(m, client, port)
         connect(m, store.token, vector.token)
-        m.d.comb += [operand.tokens.eq(vector.tokens), gemm.tokens.eq(vector.tokens)]
+        m.d.comb += [
+            operand.tokens.eq(vector.tokens),
+            gemm.tokens.eq(vector.tokens),
+            gemm.packages.eq(vector.packages),
+        ]
 
     def _connect_buses(self, m, load, store, sequencer):
         config = self._config

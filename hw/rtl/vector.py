@@ -51,7 +51,8 @@ class VectorUnit(wiring.Component):
     command, done, fault : see unit_signature
     act_read, wide_read, param : Out(read ports);  act_write, wide_write, row_scale : Out(write ports)
     token : In(read port, seen from the reader) - the token list, for the store unit.
-    tokens : Out(pictures x u16) - live tokens of each picture, 0 after reset.
+    tokens : Out(pictures x u16) - live tokens of each picture, 0 after reset;  packages : Out(pictures) - and which of
+        them end with a package token.
     token_counts : Out(registers x u16) - live after each COMPACT, by its index; 0 after reset.
     """
 
@@ -76,6 +77,7 @@ class VectorUnit(wiring.Component):
                 "row_scale": Out(ports.row_scale_write(config)),
                 "token": In(ports.token_read()),
                 "tokens": Out(data.ArrayLayout(16, config.pictures)),
+                "packages": Out(config.pictures),
                 "token_counts": Out(data.ArrayLayout(16, NUM_TOKEN_REGISTERS)),
             }
         )
@@ -106,6 +108,7 @@ class VectorUnit(wiring.Component):
             compact.decision.eq(select.decision),
             compact.verdict.eq(select.verdict),
             self.tokens.eq(compact.tokens),
+            self.packages.eq(compact.packages),
             self.token_counts.eq(compact.token_counts),
         ]
         connect(m, compact.token, flipped(self.token))

@@ -21,6 +21,7 @@ from model.inference import infer
 from model.losses import logit_divergence_loss
 from model.pruning.insertion import BATCH, Divergence, insert_selectors
 from model.pruning.latency import LatencyTable
+from model.pruning.package_bias import fit_package_bias
 from model.pruning.plan import PruningPlan
 from model.pruning.warm_start import falling_shares, ranking_loss, set_keep_ratios, token_saliency
 from model.resume import History, load_progress, save_progress
@@ -28,6 +29,8 @@ from model.train import Run, fit, record_stage, threads, warmup_cosine
 from model.vit import VisionTransformer
 from quant.network import U8
 
+BIAS_PICTURES = 128
+"""As many training pictures choose the weight of the package tokens; the held-out ones only judge it."""
 WARM_START, INSERTION, LIMIT = "warm start", "insertion", "limit"
 """Words that the names of the steps begin with."""
 
@@ -177,7 +180,11 @@ def _train(
         network.load_state_dict(load_network(path).state_dict())
         return network.eval()
     held_out = torch.from_numpy(held_out_u8).to(run.processes.device)
-    set_keep_ratios(network, held_out, ratios)
+    if not state.exists():
+        set_keep_ratios(network, held_out, ratios)
+        if network.has_package:
+            first_u8 = run.pictures.load(np.arange(min(BIAS_PICTURES, len(run.pictures.labels))))
+            fit_package_bias(network, torch.from_numpy(first_u8).to(run.processes.device), dense)
     stage_run = replace(run, recipe=replace(plan.recipe, keep_ratios=ratios))
     history: History = fit(stage_run, name, plan.recipe.select, network, state, dense)
     set_keep_ratios(network, held_out, ratios)  # as pictures that it was not trained on have it
