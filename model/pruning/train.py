@@ -181,10 +181,10 @@ def _train(
         return network.eval()
     held_out = torch.from_numpy(held_out_u8).to(run.processes.device)
     if not state.exists():
-        set_keep_ratios(network, held_out, ratios)
         if network.has_package:
             first_u8 = run.pictures.load(np.arange(min(BIAS_PICTURES, len(run.pictures.labels))))
-            fit_package_bias(network, torch.from_numpy(first_u8).to(run.processes.device), dense)
+            fit_package_bias(network, torch.from_numpy(first_u8).to(run.processes.device), ratios, dense)
+        set_keep_ratios(network, held_out, ratios)
     stage_run = replace(run, recipe=replace(plan.recipe, keep_ratios=ratios))
     history: History = fit(stage_run, name, plan.recipe.select, network, state, dense)
     set_keep_ratios(network, held_out, ratios)  # as pictures that it was not trained on have it
