@@ -52,6 +52,26 @@ def token_distillation_loss(tokens: Tensor, teacher_tokens: Tensor, mask: Tensor
     return mean(error * mask.detach()) / mean(mask.detach()).clamp(min=SMALLEST_RATIO)
 
 
+def residual_distillation_loss(
+    residuals: Sequence[tuple[Tensor, Tensor]],
+    teacher_residuals: Sequence[tuple[Tensor, Tensor]],
+    mean: Mean = torch.mean,
+) -> Tensor:
+    """Relative squared error of the normalised tokens that leave each block, mean over the blocks.
+
+    Each is the tokens (B, slots, D) and which of them are live (B, slots) 0 or 1; what lives in both networks counts. A
+    network without selectors lacks the last slot. Tokens are normalised as the next layer does it, without its weights.
+    Source: FitNets (Romero et al., ICLR 2015), between networks of one shape.
+    """
+    errors = []
+    for (tokens, live), (teacher_tokens, teacher_live) in zip(residuals, teacher_residuals, strict=True):
+        slots = min(tokens.shape[1], teacher_tokens.shape[1])
+        found, expected = (functional.layer_norm(x[:, :slots], x.shape[-1:]) for x in (tokens, teacher_tokens))
+        weight = (live[:, :slots] * teacher_live[:, :slots])[..., None]
+        errors.append(mean((found - expected).square() * weight) / mean(expected.square() * weight))
+    return torch.stack(errors).mean()
+
+
 def keep_ratios(masks: Sequence[Tensor], mean: Mean = torch.mean) -> Tensor:
     """Share of the picture's patches still live after each selector, mean over the batch: (selectors,).
 

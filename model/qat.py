@@ -27,13 +27,15 @@ class QatOutput(NamedTuple):
 
     logits (B, classes). Of each selector: keep_masks (B, num_patches) float 0 or 1, what all selectors so far left
     alive, with straight-through gradients; keep_scores (B, num_patches) in [0, 1]; num_tokens (B,) live tokens after
-    it, CLS and package included.
+    it, CLS and package included. residuals, empty without gradients: what leaves each block (B, slots, D), and which
+    slots of it are live (B, slots) float 0 or 1.
     """
 
     logits: Tensor
     keep_masks: list[Tensor]
     keep_scores: list[Tensor]
     num_tokens: list[Tensor]
+    residuals: list[tuple[Tensor, Tensor]]
 
 
 class QatNetwork(nn.Module):
@@ -66,16 +68,18 @@ class QatNetwork(nn.Module):
     def forward(self, pictures_u8: Tensor, record: Recorder = ignore_tap) -> QatOutput:
         """Run uint8 pictures (B, C, S, S); record receives every tap."""
         integers, config = self._quantized(), self.network.config
+        residuals: list[tuple[Tensor, Tensor]] = []
         if torch.is_grad_enabled():
             parameters = dict(self.network.named_parameters())
             net = TorchLayers(config, Mode.TRAIN, parameters, integers, self.scales, record=record)
             result = run_batch(net, pictures_u8)
             logits = result.logits.value
+            residuals = [(tokens.residual.value, tokens.valid.float()) for tokens in result.residuals]
         else:
             net = TorchLayers(config, Mode.INTEGER, network=integers, record=record)
             result = run_batch(net, pictures_u8)
             logits = (result.logits.codes * integers.logit_scale).to(torch.float32)
-        return QatOutput(logits, result.keep_masks, result.keep_scores, result.num_tokens)
+        return QatOutput(logits, result.keep_masks, result.keep_scores, result.num_tokens, residuals)
 
     def export(self) -> IntegerNetwork:
         """Return the integer network of the current parameters. Raises ValueError if an accumulator could overflow."""

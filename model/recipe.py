@@ -9,7 +9,7 @@ from typing import Any
 
 PRECISIONS = ("float32", "bfloat16")
 FILE_KINDS = (".json", ".toml")
-LOSS_WEIGHTS = ("class_weight", "divergence_weight", "regression_weight", "token_weight", "ratio_weight")
+LOSS_WEIGHTS = tuple(f"{term}_weight" for term in ("class", "divergence", "regression", "token", "residual", "ratio"))
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Recipe:
     times that of matrices. Augmentation (model/augment.py): max_shift in pixels; min_crop, the least share of a
     picture's area that is cut out and enlarged, 1 for none; is_flipped mirrors half of the pictures. class_weight
     scales the loss of the labels, which are not needed where it is 0; divergence_weight, regression_weight and
-    token_weight the distillation from the dense network, by classes, by logits (all that a network in 8 bits follows)
-    and by tokens; ratio_weight the keep-ratio loss (model/losses.py). precision is that of a float network's
-    products, float32 or bfloat16.
+    token_weight the distillation of a float network, by classes, by logits and by tokens; regression_weight and
+    residual_weight that of a network in 8 bits, by logits and by what leaves every block; ratio_weight the keep-ratio
+    loss (model/losses.py). precision is that of a float network's products, float32 or bfloat16.
     A seed repeats a training exactly for the same num_threads of torch on the same machine.
     """
 
@@ -67,6 +67,7 @@ class Recipe:
     divergence_weight: float = 0.5
     regression_weight: float = 0.5
     token_weight: float = 0.5
+    residual_weight: float = 0.0
     ratio_weight: float = 2.0
 
     def __post_init__(self) -> None:

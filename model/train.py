@@ -29,6 +29,7 @@ from model.losses import (
     keep_ratio_loss,
     logit_divergence_loss,
     logit_regression_loss,
+    residual_distillation_loss,
     token_distillation_loss,
 )
 from model.qat import QatOutput
@@ -249,6 +250,8 @@ def _teacher_terms(
     terms = {"regression": logit_regression_loss(output.logits, expected.logits, mean)}
     if isinstance(output, Output):  # rounding drowns what little gradient divergence has close to the teacher
         terms["divergence"] = logit_divergence_loss(output.logits, expected.logits, mean)
+    else:
+        terms["residual"] = residual_distillation_loss(output.residuals, expected.residuals, mean)
     if not output.keep_masks:
         return terms
     if isinstance(output, Output):  # the 8-bit network normalises only CLS at its end

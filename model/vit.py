@@ -39,6 +39,7 @@ class Output(NamedTuple):
     logits (B, classes); tokens (B, slots, D) after the last LayerNorm, CLS and the patches first. Of each selector:
     keep_masks (B, num_patches) float 0 or 1, what all selectors so far left alive, with straight-through gradients;
     keep_scores (B, num_patches) in [0, 1]; num_tokens (B,) live tokens after it, CLS and package included.
+    residuals: what leaves each block (B, slots, D), and which slots of it are live (B, slots) float 0 or 1.
     """
 
     logits: Tensor
@@ -46,6 +47,7 @@ class Output(NamedTuple):
     keep_scores: list[Tensor]
     num_tokens: list[Tensor]
     tokens: Tensor
+    residuals: list[tuple[Tensor, Tensor]]
 
 
 class PatchEmbed(nn.Module):
@@ -170,7 +172,7 @@ class VisionTransformer(nn.Module):
         if self.config.selectors:  # the package slot, empty until something is pruned
             x, valid = nn.functional.pad(x, (0, 0, 0, 1)), nn.functional.pad(valid, (0, 1))
         patches = slice(1, self.config.num_tokens)
-        masks, scores, num_tokens, bias = [], [], [], None
+        masks, scores, num_tokens, residuals, bias = [], [], [], [], None
         is_package = torch.arange(x.shape[1], device=x.device) == self.config.num_tokens
         for index, block in enumerate(self.blocks):
             if index in self.config.selectors:
@@ -185,5 +187,6 @@ class VisionTransformer(nn.Module):
                 scores.append(score[:, patches])
                 num_tokens.append(valid.detach().sum(-1).long())
             x = block(x, valid, self.kernels, bias)
+            residuals.append((x, valid.detach()))
         x = self.norm(x)
-        return Output(self.head(x[:, 0]), masks, scores, num_tokens, x)
+        return Output(self.head(x[:, 0]), masks, scores, num_tokens, x, residuals)

@@ -39,12 +39,14 @@ class BatchInference:
 
     logits (B, classes); of each selector, over the patches: keep_masks (B, num_patches) 0 or 1, all stages so far
     included, and keep_scores (B, num_patches) 0..1, both with gradient in TRAIN mode; num_tokens (B,) live after it.
+    residuals are the tokens that leave each block.
     """
 
     logits: Quantized
     keep_masks: list[Tensor] = field(default_factory=list)
     keep_scores: list[Tensor] = field(default_factory=list)
     num_tokens: list[Tensor] = field(default_factory=list)
+    residuals: list[Tokens] = field(default_factory=list)
 
 
 def run_batch(net: TorchLayers, pictures_u8: Tensor) -> BatchInference:
@@ -59,6 +61,7 @@ def run_batch(net: TorchLayers, pictures_u8: Tensor) -> BatchInference:
     masks: list[Tensor] = []
     scores: list[Tensor] = []
     counts: list[Tensor] = []
+    residuals: list[Tokens] = []
     for number in range(config.depth):
         if number in config.selectors:
             tokens, score = select_tokens(net, tokens, config.selectors.index(number))
@@ -66,10 +69,11 @@ def run_batch(net: TorchLayers, pictures_u8: Tensor) -> BatchInference:
             scores.append(score[:, patches])
             counts.append(tokens.valid.sum(dim=-1))
         tokens = _block(net, tokens, number)
+        residuals.append(tokens)
     cls_token = Tokens(tokens.residual.map(lambda x: x[:, :1]), tokens.valid[:, :1], tokens.weight[:, :1])
     normed = net.norm("norm", cls_token, lambda: net.integers.norm)
     logits = net.linear("head", normed, cls_token.valid, lambda: net.integers.head, net.affine("head"), 16)
-    return BatchInference(logits.map(lambda x: x[:, 0]), masks, scores, counts)
+    return BatchInference(logits.map(lambda x: x[:, 0]), masks, scores, counts, residuals)
 
 
 def _embed(net: TorchLayers, pictures_u8: Tensor) -> Tokens:

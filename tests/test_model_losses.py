@@ -1,8 +1,9 @@
 """Training losses.
 
 Testpoints: each term against a hand-computed value; distillation is zero for equal networks; the token term looks at
-kept patches only and gives no gradient to the mask; the keep-ratio term counts hard decisions, is zero on target
-although pictures differ, and pushes the ratio towards the target from both sides.
+kept patches only and gives no gradient to the mask, the residual term at what lives in both networks; the keep-ratio
+term counts hard decisions, is zero on target although pictures differ, and pushes the ratio towards the target from
+both sides.
 """
 
 import math
@@ -16,6 +17,7 @@ from model.losses import (
     keep_ratios,
     logit_divergence_loss,
     logit_regression_loss,
+    residual_distillation_loss,
     token_distillation_loss,
 )
 from model.selector import keep_mask
@@ -54,6 +56,19 @@ def test_token_distillation_looks_at_kept_patches_only() -> None:
 
 def test_token_distillation_of_nothing_kept_is_zero() -> None:
     assert token_distillation_loss(torch.ones(1, 3, 2), torch.zeros(1, 3, 2), torch.zeros(1, 2)).item() == 0
+
+
+def test_residual_distillation_compares_what_lives_in_both() -> None:
+    teacher = torch.tensor([[[1.0, -1], [-1, 1], [5, 9], [2, -2]]])  # normalised: +-1
+    tokens = torch.tensor([[[3.0, -3], [4, -4], [9, 5], [7, 7]]]).requires_grad_()
+    every, first, none = torch.ones(1, 4), torch.tensor([[1.0, 1, 0, 0]]), torch.tensor([[1.0, 0, 1, 0]])
+    # The first token is the teacher's, the second the opposite, with an error of 2 in each channel.
+    loss = residual_distillation_loss([(tokens, first), (tokens, none)], [(teacher, every), (teacher, first)])
+    assert loss.item() == pytest.approx((4 * 2 / 4 + 0) / 2, rel=1e-4)
+    torch.autograd.backward(loss)
+    assert tokens.grad is not None and not tokens.grad[0, 2:].any()
+    without_package = [(teacher[:, :3], every[:, :3])]
+    assert residual_distillation_loss([(teacher, every)], without_package).item() == 0
 
 
 def test_keep_ratio_is_the_mean_over_pictures_and_patches() -> None:
