@@ -29,7 +29,7 @@ from model.pruning.plan import PruningPlan, load_plan
 from model.pruning.train import LIMIT, Pruned, prune
 from model.resume import Record
 from model.train import Run
-from model.vit import IMAGENET, VisionTransformer
+from model.vit import IMAGENET
 from quant.config import NetworkConfig
 
 TABLE_RATIOS = tuple(ratio / 20 for ratio in range(1, 21))
@@ -78,7 +78,7 @@ def train_by_plan(
     points = [_summary(result) for result in results]
     if plan.has_package:
         for result, point in zip(results, points, strict=True):
-            point |= _quantize(run, plan, result, dense)
+            point |= _quantize(run, plan, result)
     summary = {
         "plan": str(plan_file),
         "dense_cycles": table.cycles(config, {}),
@@ -106,10 +106,11 @@ def _summary(result: Pruned) -> dict[str, Any]:
     }
 
 
-def _quantize(run: Run, plan: PruningPlan, result: Pruned, dense: VisionTransformer) -> dict[str, Any]:
+def _quantize(run: Run, plan: PruningPlan, result: Pruned) -> dict[str, Any]:
     """Train a network on in 8 bits, write it, and compare training with the golden model on the held-out pictures.
 
-    A network of an earlier start is what the record says of it.
+    Its float self is the teacher: it keeps the same tokens, so that every block can be followed. A network of an
+    earlier start is what the record says of it.
     """
     path, name = run.out_dir / f"network_{result.limit:.0f}.safetensors", f"8-bit {result.limit:.0f}"
     if name in run.record.stages and path.exists():
@@ -119,7 +120,7 @@ def _quantize(run: Run, plan: PruningPlan, result: Pruned, dense: VisionTransfor
     held_out_u8 = run.pictures.load(numbers[: plan.held_out])
     trained = finetune(
         result.network,
-        dense,
+        result.network,
         replace(plan.recipe, keep_ratios=tuple(result.keep_ratios.values())),
         training,
         load_all(first(training, CALIBRATION_PICTURES)),
