@@ -179,8 +179,9 @@ def _block(rng: np.random.Generator, config: NetworkConfig) -> Block:
     score_spread = 2 * 256 * _jitter(rng) * max(1.0, config.num_tokens / FEW_TOKENS)
     score_mult, score_shift = quantize_multiplier(score_spread / (OPERAND_SPREAD**2 * math.sqrt(head_dim)))
     context_mult, context_shift = quantize_multiplier(1.5 * _jitter(rng))
-    package_bias = rng.normal(0, OPERAND_SPREAD**2 * math.sqrt(head_dim), config.num_heads)
-    package_bias[rng.random(config.num_heads) < EXTREME_SHARE] *= 1 << 12
+    own = rng.spawn(1)[0]  # the stream of everything else does not depend on these
+    package_bias = own.normal(0, OPERAND_SPREAD**2 * math.sqrt(head_dim), config.num_heads)
+    package_bias[own.random(config.num_heads) < EXTREME_SHARE] *= 1 << 12
     return Block(
         norm1=_norm(rng, dim),
         q=_linear(rng, (dim, dim), OPERAND_SPREAD),
