@@ -39,13 +39,12 @@ RECONSTRUCTION = Recipe(
     keep_ratios=(),
     dense=NO_STAGE,
     select=NO_STAGE,
-    quantize=Stage(epochs=1, learning_rate=1e-5),
+    quantize=Stage(epochs=1, learning_rate=1e-5, vector_factor=10.0),
     batch_size=16,
     weight_decay=0.0,
     class_weight=0.0,
     regression_weight=1.0,
     ratio_weight=0.0,
-    vector_factor=10.0,
 )
 COMPARISON_BATCH = 20
 

@@ -17,12 +17,14 @@ class Stage:
     """Length and peak learning rate of one training stage; 0 epochs skips its training.
 
     exploration is the share of the stage over which the selectors' Gumbel noise fades from 1 to 0 and their keep
-    target falls from 1 to its final value.
+    target falls from 1 to its final value. Biases, LayerNorm vectors and embeddings learn with vector_factor times the
+    rate of matrices.
     """
 
     epochs: int
     learning_rate: float
     exploration: float = 0.0
+    vector_factor: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.epochs, int) or self.epochs < 0:
@@ -31,6 +33,8 @@ class Stage:
             raise ValueError(f"learning_rate must be between 0 and 1, not {self.learning_rate!r}")
         if not 0 <= self.exploration <= 1:
             raise ValueError(f"exploration must be in 0..1, not {self.exploration!r}")
+        if not self.vector_factor >= 0:
+            raise ValueError(f"vector_factor must be at least 0, not {self.vector_factor!r}")
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,13 @@ class Recipe:
     """How to train: a dense network, then its selectors, then the 8-bit network.
 
     keep_ratios is the target share of the picture's patches after each selector, not increasing. The selectors learn
-    with selector_factor times the stage's learning rate, biases, LayerNorm vectors and embeddings with vector_factor
-    times that of matrices. Augmentation (model/augment.py): max_shift in pixels; min_crop, the least share of a
-    picture's area that is cut out and enlarged, 1 for none; is_flipped mirrors half of the pictures. class_weight
-    scales the loss of the labels, which are not needed where it is 0; divergence_weight, regression_weight and
-    token_weight the distillation of a float network, by classes, by logits and by tokens; regression_weight and
-    residual_weight that of a network in 8 bits, by logits and by what leaves every block; ratio_weight the keep-ratio
-    loss (model/losses.py). precision is that of a float network's products, float32 or bfloat16.
+    with selector_factor times the stage's learning rate. Augmentation (model/augment.py): max_shift in pixels;
+    min_crop, the least share of a picture's area that is cut out and enlarged, 1 for none; is_flipped mirrors half.
+    class_weight scales the loss of the labels, which are not needed where it is 0; divergence_weight,
+    regression_weight and token_weight the distillation of a float network, by classes, by logits and by tokens;
+    regression_weight and residual_weight that of a network in 8 bits, by logits and by what leaves every block;
+    ratio_weight the keep-ratio loss (model/losses.py). precision is that of a float network's products, float32 or
+    bfloat16.
     A seed repeats a training exactly for the same num_threads of torch on the same machine.
     """
 
@@ -62,7 +66,6 @@ class Recipe:
     is_flipped: bool = False
     precision: str = "float32"
     selector_factor: float = 4.0
-    vector_factor: float = 1.0
     class_weight: float = 1.0
     divergence_weight: float = 0.5
     regression_weight: float = 0.5
@@ -81,7 +84,7 @@ class Recipe:
         for name, allowed in (("precision", PRECISIONS), ("is_flipped", (False, True))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
-        for name in ("weight_decay", "selector_factor", "vector_factor", *LOSS_WEIGHTS):
+        for name in ("weight_decay", "selector_factor", *LOSS_WEIGHTS):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
         if not 0 < self.min_crop <= 1:

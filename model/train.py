@@ -146,7 +146,7 @@ def fit(
     existing state is where training goes on. Returns the history of the stage.
     """
     run.processes.check_batch_size(run.recipe.batch_size)
-    optimizer = _optimizer(network, run.recipe)
+    optimizer = _optimizer(network, run.recipe, stage)
     history = load_progress(state, network, optimizer) if state.exists() else []
     task = run.progress.add_task(name, total=stage.epochs, completed=len(history))
 
@@ -264,7 +264,7 @@ def warmup_cosine(position: float) -> float:
     return min(1.0, (position + 1e-3) / WARMUP) * 0.5 * (1 + math.cos(math.pi * position))
 
 
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, recipe: Recipe, stage: Stage) -> torch.optim.Optimizer:
     """Return AdamW: matrices decay, vectors and embeddings do not; selectors learn faster than the backbone."""
     groups = []
     for is_selector in (False, True):
@@ -277,7 +277,7 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
                 values for name, values in members if (name.endswith(".weight") and values.ndim > 1) == is_decayed
             ]
             decay = recipe.weight_decay if is_decayed else 0.0
-            rate = factor if is_decayed else factor * recipe.vector_factor
+            rate = factor if is_decayed else factor * stage.vector_factor
             groups.append({"params": chosen, "weight_decay": decay, "factor": rate})
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
 

@@ -71,8 +71,8 @@ def test_integers_come_closer_on_other_pictures(pictures: PixelPictures, monkeyp
     monkeypatch.setattr(
         integers, "quantize_after_training", lambda *_: integers.PostTraining(exported, spoilt, start.scales)
     )
-    stage = Stage(epochs=16, learning_rate=1e-4)
-    recipe = replace(integers.RECONSTRUCTION, quantize=stage, batch_size=8, vector_factor=100.0)
+    stage = Stage(epochs=16, learning_rate=1e-4, vector_factor=100.0)
+    recipe = replace(integers.RECONSTRUCTION, quantize=stage, batch_size=8)
     monkeypatch.setattr(integers, "RECONSTRUCTION", recipe)
     others_u8 = np.random.default_rng(6).integers(0, 256, (64, 3, 16, 16), np.uint8)
     result = reconstruct(dense, pictures, QUIET)

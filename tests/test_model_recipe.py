@@ -77,7 +77,11 @@ def test_toml_recipe(tmp_path: Path) -> None:
         ({"min_crop": 1.5}, r"min_crop must be above 0 and at most 1, not 1\.5"),
         ({"max_shift": -1}, "max_shift must be an integer of at least 0, not -1"),
         ({"weight_decay": -0.1}, r"weight_decay must be at least 0, not -0\.1"),
-        ({"vector_factor": -1}, "vector_factor must be at least 0, not -1"),
+        ({"residual_weight": -1}, "residual_weight must be at least 0, not -1"),
+        (
+            {"dense": {"epochs": 1, "learning_rate": 0.1, "vector_factor": -1}},
+            "vector_factor must be at least 0, not -1",
+        ),
         ({"ratio_weight": "2"}, "recipe is incomplete or has a value of a wrong type"),
         ({"label_smoothing": 1}, "label_smoothing must be at least 0 and below 1, not 1"),
         ({"dense": {"epochs": -1, "learning_rate": 0.1}}, "epochs must be an integer of at least 0, not -1"),

@@ -233,7 +233,7 @@ def test_learning_rate_rises_then_falls() -> None:
 def test_decay_reaches_matrices_only_and_selectors_and_vectors_have_their_rates() -> None:
     network = VisionTransformer(CONFIG, Normalisation((0.1,), (0.9,)))
     names = {id(value): name for name, value in network.named_parameters()}
-    groups = train_module._optimizer(network, replace(SHORT, vector_factor=3.0)).param_groups
+    groups = train_module._optimizer(network, SHORT, replace(SHORT.select, vector_factor=3.0)).param_groups
     found = {
         names[id(value)]: (group["weight_decay"], group["factor"]) for group in groups for value in group["params"]
     }
