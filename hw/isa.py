@@ -142,7 +142,10 @@ FIELD_BITS: dict[str, int] = {
 
 @dataclass(frozen=True)
 class Descriptor:
-    """One job for one unit; a field that an opcode does not use is zero. Units: words, rows, bytes as the name says."""
+    """One job for one unit; a field that an opcode does not use is zero. Units: words, rows, bytes as the name says.
+
+    addend is what LAYER_NORM adds to the variance and mode SCORE of GEMM, as i32, to the package token's column.
+    """
 
     opcode: int
     mode: int = 0
