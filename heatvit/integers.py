@@ -128,7 +128,8 @@ def finetune(
 ) -> QatNetwork:
     """Train the 8-bit network for recipe.quantize; folder keeps the state by which an interrupted run goes on.
 
-    It starts from what post-training quantization makes of `pruned`. With held-out pictures the selectors stay as they
+    It starts from what post-training quantization makes of `pruned`; the teacher is `pruned` itself or what that was
+    trained against. With held-out pictures the selectors stay as they
     are, and before and after the training their thresholds are set so that these pictures keep recipe.keep_ratios;
     without, the selectors learn on. Several processes train as one.
     """

@@ -81,7 +81,7 @@ def infer_from(
             )
             kept.append(_live_patches(tokens, config.num_patches))
             num_tokens.append(tokens.count)
-            bias = selector.column_bias(tokens.is_package)
+            bias = selector.column_bias(tokens.is_package) if bool(tokens.is_package.any()) else None
         assert isinstance(block, Block)
         run_block = _fused_block if kernels is Kernels.FUSED else _trained_block
         tokens = tokens.with_residual(run_block(block, tokens.residual, tokens.padding_mask, bias))

@@ -1,8 +1,8 @@
-"""The terms of the training loss: class, distillation from the dense teacher, keep ratio.
+"""The terms of the training loss: class, distillation from a teacher, keep ratio.
 
 Structure and weights: HeatViT / SPViT, L = L_cls + 0.5 KL(logits) + 0.5 L_token + 2 L_ratio; the regression of the
-logits stands beside their divergence here. Each function takes the mean over the whole batch, of which this process
-may have a part only (model/distributed.py).
+logits stands beside their divergence here, and the residual stream of a network in 8 bits beside both. Each function
+takes the mean over the whole batch, of which this process may have a part only (model/distributed.py).
 """
 
 from __future__ import annotations

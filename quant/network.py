@@ -54,7 +54,7 @@ class NormLayer:
 class Block:
     """One transformer block. score_* scale q.k to log2 units; context_* feed row_scale (delta2 is folded in).
 
-    package_bias_i32 (H,) is added to q.k of the package token's column; it is 0 before the first selector.
+    package_bias_i32 (H,) is added to q.k of the package token's column; before the first selector there is none.
     """
 
     norm1: NormLayer

@@ -178,13 +178,12 @@ def _block(q: Quantizer, config: NetworkConfig, name: str, number: int) -> Block
         q.linear(part_weight, part_bias, q.scale(f"{name}.norm1"), q.scale(f"{name}.attn.{part}"))
         for part, part_weight, part_bias in zip("qkv", weight.chunk(3), bias.chunk(3), strict=True)
     )
+    product_scale = q.scale(f"{name}.attn.q") * q.scale(f"{name}.attn.k") / math.sqrt(config.head_dim)
     # Scores in log2 units: a softmax to the base e is one to the base 2 of log2(e) times the scores.
-    product_scale = q.scale(f"{name}.attn.q") * q.scale(f"{name}.attn.k") * math.log2(math.e)
-    score_mult, score_shift = quantize_multiplier(product_scale / math.sqrt(config.head_dim) * 2.0**8)
+    score_mult, score_shift = quantize_multiplier(product_scale * math.log2(math.e) * 2.0**8)
     stage = config.stage_of(number)
     no_bias = torch.zeros(config.num_heads, device=weight.device)
     package_bias = no_bias if stage is None else q.values[f"selectors.{stage}.package_bias"]
-    bias_scale = q.scale(f"{name}.attn.q") * q.scale(f"{name}.attn.k") / math.sqrt(config.head_dim)
     context_mult, context_shift = quantize_multiplier(
         config.delta2 * q.scale(f"{name}.attn.v") / q.scale(f"{name}.attn.context")
     )
@@ -193,7 +192,7 @@ def _block(q: Quantizer, config: NetworkConfig, name: str, number: int) -> Block
         q=query,
         k=key,
         v=value,
-        package_bias_i32=_codes((package_bias / bias_scale).clamp(-BIAS_MAX, BIAS_MAX)),
+        package_bias_i32=_codes((package_bias / product_scale).clamp(-BIAS_MAX, BIAS_MAX)),
         score_mult=score_mult,
         score_shift=score_shift,
         context_mult=context_mult,

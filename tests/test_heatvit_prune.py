@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 
 from heatvit import prune
 from heatvit.cli import main
-from heatvit.integers import compare_with_golden, quantize_after_training
+from heatvit.integers import compare_with_golden, finetune, quantize_after_training
 from heatvit.prune import measure_table
 from hw.config import load_config
 from hw.latency import estimate_network
@@ -64,6 +65,7 @@ def write_inputs(folder: Path, **fields: Any) -> Path:
         "warm_start": {"epochs": 1, "learning_rate": 1e-2},
         "recipe": {
             "batch_size": 8,
+            "residual_weight": 1.0,
             "select": {"epochs": 1, "learning_rate": 1e-3},
             "quantize": {"epochs": 1, "learning_rate": 1e-4},
         },
@@ -134,6 +136,22 @@ def test_training_in_8_bits_equals_the_golden(trained: Path) -> None:
     network = QatNetwork.calibrated(load_network(path), pictures_u8)
     comparison = compare_with_golden(network, network.export(), pictures_u8)
     assert comparison.layers > 0 and comparison.mismatches == 0
+
+
+def test_the_float_network_teaches_its_8_bits(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained / "out", tmp_path / "out")
+    (missing,) = (tmp_path / "out").glob("network_*")
+    missing.unlink()
+    calls: list[tuple[Any, ...]] = []
+
+    def recorded(*arguments: Any) -> QatNetwork:
+        calls.append(arguments)
+        return finetune(*arguments)
+
+    monkeypatch.setattr(prune, "finetune", recorded)
+    assert main(["train", "--config", str(trained / "plan.json"), "--out", str(tmp_path / "out")]) == 0
+    ((pruned, teacher, recipe, *_),) = calls
+    assert teacher is pruned and recipe.residual_weight == 1 and missing.exists()
 
 
 def test_selectors_stay_as_they_were_trained_in_float(trained: Path) -> None:

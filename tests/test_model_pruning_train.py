@@ -1,9 +1,10 @@
 """Selectors for a trained network, on a network of seconds.
 
 Testpoints: saliency is the first-order change of the class score; candidate selectors learn a ranking; a shift of the
-keep logits gives the wanted ratios; no pruning diverges by nothing; a view shares its parameters; a training meets its
-limits by its table, keeps selectors between limits, goes on where it was interrupted with the same weights, and only
-loads when it is finished; a network without a package token has none in both paths; what a checkpoint remembers.
+keep logits gives the wanted ratios; the package bias is the best candidate, chosen once a limit; no pruning diverges
+by nothing; a view shares its parameters; a training meets its limits by its table, keeps selectors between limits,
+goes on where it was interrupted with the same weights, and only loads when it is finished; a network without a package
+token has none in both paths; what a checkpoint remembers.
 """
 
 from __future__ import annotations
@@ -226,6 +227,19 @@ def test_limits_are_met(finished: tuple[Path, list[Pruned]]) -> None:
         "limit_380.safetensors",
         "training.json",
     }
+
+
+def test_package_biases_are_fitted_once_a_limit_on_training_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[VisionTransformer, Tensor, tuple[float, ...], VisionTransformer]] = []
+    monkeypatch.setattr(train_module, "fit_package_bias", lambda *arguments: calls.append(arguments))
+    results = run_prune(tmp_path / "with")
+    assert [ratios for _, _, ratios, _ in calls] == [tuple(result.keep_ratios.values()) for result in results]
+    for _, pictures_u8, _, teacher in calls:
+        assert torch.equal(pictures_u8, pixels(40)[PLAN.held_out :]) and not teacher.config.selectors
+    run_prune(tmp_path / "without", replace(PLAN, has_package=False))
+    assert len(calls) == len(results)
 
 
 def test_a_finished_training_only_loads(finished: tuple[Path, list[Pruned]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,9 @@
 Testpoints: a small network learns a task and stays accurate while its selectors reach their keep ratios; the same seed
 gives the same weights, another seed others; an interrupted run gives the weights of an uninterrupted one, in every
 stage; a finished run only loads; a folder of another training and a broken state are refused; start weights are used;
-the 8-bit network trains with the same loop, by its logits alone; the loss is the weighted sum of its terms; warm-up and
-cosine; decay reaches matrices only and selectors learn faster; the normalisation is that of the pictures; the thread
-count is restored.
+the 8-bit network trains with the same loop, by logits and residuals; the loss is the weighted sum of its terms;
+warm-up and cosine; decay reaches matrices only and selectors learn faster; the normalisation is that of the pictures;
+the thread count is restored.
 """
 
 import json

@@ -1,20 +1,22 @@
 """Vision Transformer.
 
-Testpoints: parameter names and shapes are timm's and the selector contract's; the network equals an independent dense
-transformer built from torch modules (with the polynomials swapped for exact functions, within their error); patches
-are read in timm's order; pictures of a batch do not influence each other; every parameter receives a gradient; wrong
-pictures are refused.
+Testpoints: a package bias of b nats weighs e**b tokens; parameter names and shapes are timm's and the selector
+contract's; the network equals an independent dense transformer built from torch modules (with the polynomials swapped
+for exact functions, within their error); patches are read in timm's order; pictures of a batch do not influence each
+other; every parameter receives a gradient; wrong pictures are refused.
 """
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from model.approx import Kernels
 from model.config import NETWORKS
 from model.selector import gumbel_noise
-from model.vit import IMAGENET, Normalisation, VisionTransformer
+from model.vit import IMAGENET, Attention, Normalisation, VisionTransformer
 from quant.config import NetworkConfig
 
 GREY = Normalisation((0.4,), (0.3,))
@@ -72,6 +74,20 @@ def test_selector_names_extend_timms() -> None:
     parts = ("norm", "local", "token1", "token2", "token_score", "head1", "head_score")
     layers = [f"{part}.{kind}" for part in parts for kind in ("weight", "bias")]
     assert names == {f"selectors.{index}.{part}" for index in (0, 1) for part in (*layers, "package_bias")}
+
+
+@pytest.mark.parametrize("kernels", list(Kernels))
+def test_a_bias_of_b_nats_weighs_as_many_tokens_as_e_to_the_b(kernels: Kernels) -> None:
+    attention, tokens, copies = network().blocks[0].attn, torch.randn(1, 5, 16), 3
+    assert isinstance(attention, Attention)
+    selector = network().selectors[0]
+    selector.package_bias.data.fill_(math.log(copies))
+    bias = selector.column_bias(torch.arange(5)[None] == 4)
+    found = attention(tokens, torch.ones(1, 5), kernels, bias)
+    several = torch.cat([tokens, tokens[:, 4:].expand(-1, copies - 1, -1)], dim=1)
+    expected = attention(several, torch.ones(1, several.shape[1]), kernels)[:, :5]
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * expected.abs().max().item())
+    assert (attention(tokens, torch.ones(1, 5), kernels) - expected).abs().max() > 0.1 * expected.abs().max()
 
 
 def reference_logits(source: VisionTransformer, pictures_u8: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The network topology.
 
-Testpoints: derived sizes; dictionary round trip; every refusal names the field; unknown and missing fields.
+Testpoints: derived sizes; the stage of a block; dictionary round trip; every refusal names the field; unknown and
+missing fields.
 """
 
 from __future__ import annotations

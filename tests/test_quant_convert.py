@@ -2,8 +2,8 @@
 
 Testpoints: tensor multipliers equal the scalar contract; weights, biases and multipliers of a layer restore the float
 layer; tiny, zero and bias-only channels; LayerNorm parameters use their range; the folded head mean, the score
-difference and the CLS row; every tap of the golden model is close to float; the integer network runs on the golden
-model and survives its file; refusals name the parameter.
+difference, the package bias and the CLS row; every tap of the golden model is close to float; the integer network runs
+on the golden model and survives its file; refusals name the parameter.
 """
 
 from __future__ import annotations
@@ -115,6 +115,15 @@ def test_special_layers() -> None:
     for channel in range(3):
         restored = network.input_lut_i8[channel] * scales["input"]
         assert np.abs(restored - (np.arange(256) / 255 - MEAN[channel]) / STD[channel]).max() <= scales["input"]
+
+
+def test_a_package_bias_stays_inside_the_accumulator() -> None:
+    rng = np.random.default_rng(2)
+    parameters = check_parameters(random_parameters(rng, CONFIG), CONFIG)
+    scales = calibrate(parameters, CONFIG, pictures(rng, CONFIG, 4), MEAN, STD)
+    parameters["selectors.0.package_bias"] = torch.tensor([1e9, -1e9, 0.0])
+    block = quantize(parameters, CONFIG, scales, MEAN, STD).blocks[1]
+    assert block.package_bias_i32.tolist() == [1 << 30, -(1 << 30), 0]
 
 
 @pytest.mark.parametrize("seed", range(6))

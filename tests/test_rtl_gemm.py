@@ -5,7 +5,7 @@
   are read in order and written once each
 - live rows, columns and steps (fields of 0); stride 0; destination stride larger than the row
 - one step per tile (the drain is the limit), many words per tile, several commands back to back
-- in-place residual
+- in-place residual; the addend of scores in the package token's column alone
 - throughput: cycles of a command without stalls
 - an address beyond any of the memories faults, the unit never reports done, and a reset makes it usable again
 - Verilog of the demo's unit with its repeated modules generated once

@@ -162,7 +162,7 @@ class DrainUnit(wiring.Component):
         do_fetch = reads.i.valid & reads.i.ready
         offered_word = Signal(16, reset_less=True)
         is_package_word = offered_word == self.package_column >> exact_log2(config.depth)
-        has_package = delay(m, is_package_word, READ_LATENCY, name="has_package")
+        is_package_read = delay(m, is_package_word, READ_LATENCY, name="is_package_read")
         enable = Cat(_is_one_of(mode, PARAM_MODES), mode == Drain.RESIDUAL, mode == Drain.ROW_SCALE)
         m.d.comb += [
             reads.i.valid.eq(fetch.is_active & has_place & ~is_beyond),
@@ -172,7 +172,7 @@ class DrainUnit(wiring.Component):
             reads.i.payload.enable.eq(enable),
             fetch.next.eq(do_fetch),
             constants.i.valid.eq(reads.valid),
-            constants.i.payload.eq(self._constants(reads.words, mode, has_package)),
+            constants.i.payload.eq(self._constants(reads.words, mode, is_package_read)),
             residuals.i.valid.eq(reads.valid & (mode == Drain.RESIDUAL)),
             residuals.i.payload.eq(reads.words.wide_read),
             self.fault.eq(reads.fault | is_target_fault),
@@ -317,9 +317,9 @@ class DrainUnit(wiring.Component):
         m.d.comb += target.next.eq(do_write)
         return do_write
 
-    def _constants(self, words, mode, has_package):
+    def _constants(self, words, mode, is_package_word):
         """Return the K constants of a word: of its columns, of its rows (the first R of K), or of the command, whose
-        addend is for the column of the package token, which is in the word or not.
+        addend is for the column of the package token, if the word has it.
         """
         rows = data.View(data.ArrayLayout(ROW_SCALE_ENTRY, self._config.rows), words.row_scale)
         params = data.View(data.ArrayLayout(PARAM_ENTRY, self._config.depth), words.param)
@@ -328,7 +328,7 @@ class DrainUnit(wiring.Component):
             row, param = rows[k % self._config.rows], params[k]
             from_param = Cat(param.bias, param.mult, param.shift)
             from_row = Cat(Const(0, 32), row.mult, row.shift)
-            is_package = has_package & (self.package_column % self._config.depth == k)
+            is_package = is_package_word & (self.package_column % self._config.depth == k)
             addend = Mux(is_package, self.descriptor.addend, 0)
             from_command = Cat(addend, self.descriptor.mult, self.descriptor.shift[:6])
             entries.append(Mux(mode == Drain.ROW_SCALE, from_row, Mux(mode == Drain.SCORE, from_command, from_param)))

@@ -42,6 +42,7 @@ def fit_package_bias(
     for selector in reversed(network.selectors):
         assert isinstance(selector, TokenSelector)
         bias = selector.package_bias
-        candidates = [bias.clone(), *(torch.full_like(bias, value) for value in BIASES)]
+        others = [torch.full_like(bias, value) for value in BIASES]
+        candidates = [bias.clone(), *(other for other in others if not torch.equal(other, bias))]
         divergences = [divergence(bias, value) for value in candidates]
         divergence(bias, candidates[divergences.index(min(divergences))])

@@ -1,9 +1,9 @@
 """Latency-aware multi-stage training of token selectors in a network that was trained without them.
 
-Read `prune` from top to bottom: candidate selectors before every block learn what the dense network looks at, selectors
-are inserted from the back until the latency limit is met and merged into stages, and the network with these stages is
-trained against the dense one; the next, lower limit starts from the result. It goes on where it was interrupted.
-Source: HeatViT (HPCA 2023) section VI.
+Read `prune` from top to bottom: candidate selectors before every block learn what the dense network looks at,
+selectors are inserted from the back until the latency limit is met and merged into stages, the package tokens get
+their weight, and the network with these stages is trained against the dense one; the next, lower limit starts from the
+result. It goes on where it was interrupted. Source: HeatViT (HPCA 2023) section VI.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from model.vit import VisionTransformer
 from quant.network import U8
 
 BIAS_PICTURES = 128
-"""As many training pictures choose the weight of the package tokens; the held-out ones only judge it."""
+"""As many training pictures choose the weight of the package tokens."""
 WARM_START, INSERTION, LIMIT = "warm start", "insertion", "limit"
 """Words that the names of the steps begin with."""
 
