@@ -106,8 +106,12 @@ def test_package_bias_is_the_one_that_diverges_least() -> None:
     last = min(candidates[1:], key=lambda bias: divergence(start[0], bias))
     first = min(candidates, key=lambda bias: divergence(bias, last))
     divergence(*start)
+    for selector in network.selectors:
+        selector.token_score.bias.data += torch.tensor([0.5, 0.0])  # keeps more: the fit has to see to it
     fit_package_bias(network, x, RATIOS, teacher)
     assert [selector.package_bias.tolist() for selector in network.selectors] == [first.tolist(), last.tolist()]
+    kept = [mask.float().mean().item() for mask in infer(network, x, Kernels.FUSED).kept]
+    assert kept == pytest.approx(RATIOS, abs=0.02)
     assert divergence(first, last) < divergence(*start)
 
 

@@ -1,9 +1,9 @@
 """Quantization-aware training is the golden model, exactly, and the float model, closely.
 
 Testpoints: with and without selectors, all and none pruned: logits, tokens, counts and every tap of the training and
-the evaluation forward equal the golden model on the exported network, before and after an optimizer step;
-gradients reach every parameter and point where those of the float network point; a decision passes its gradient to
-the score; some steps lower a loss; float logits and golden logits are close.
+the evaluation forward equal the golden model on the exported network, before and after an optimizer step; gradients
+reach every parameter and point where those of the float network point; a decision passes its gradient to the score;
+some steps lower a loss; float logits and golden logits are close; observed taps are the float network's.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.pruning.warm_start import set_keep_ratios
 from model.qat import QatNetwork
 from model.vit import Normalisation, VisionTransformer
 from quant.config import NetworkConfig
+from quant.convert import run_float
 from quant.fake_quant import Quantized
 from quant.reference import run
 from quant.synthetic import random_config, random_parameters
@@ -41,6 +43,30 @@ def float_network(rng: np.random.Generator, config: NetworkConfig) -> VisionTran
     network = VisionTransformer(config, Normalisation((0.5,) * chans, (0.25,) * chans))
     network.load_state_dict({name: torch.from_numpy(value) for name, value in random_parameters(rng, config).items()})
     return network
+
+
+def test_float_taps_are_those_of_the_float_network() -> None:
+    """With tokens pruned and a package that weighs much: observers see what the network that was trained computes."""
+    rng = np.random.default_rng(5)
+    network = float_network(rng, CONFIG).eval()
+    for selector in network.selectors:
+        selector.package_bias.data.copy_(torch.tensor([3.0, -2.0, 1.0]))
+    pictures = random_batch(rng, CONFIG)
+    set_keep_ratios(network, torch.from_numpy(pictures), (0.6, 0.3))
+    with torch.no_grad():
+        output = network(torch.from_numpy(pictures))
+    assert all(2 < int(count.min()) and int(count.max()) < CONFIG.num_tokens for count in output.num_tokens)
+    taps: dict[str, Tensor] = {}
+    mean, std = network.normalisation.mean, network.normalisation.std
+
+    def record(name: str, tensor: Quantized, valid: Tensor) -> None:
+        taps[name] = tensor.value
+
+    run_float(dict(network.named_parameters()), CONFIG, pictures, mean, std, None, record)
+    for number, (tokens, live) in enumerate(output.residuals):
+        error = (taps[f"blocks.{number}.mlp.fc2"] - tokens)[live.bool()]
+        assert error.abs().max() < 0.02 * tokens[live.bool()].abs().max()  # the polynomial exponential
+    assert (taps["head"][:, 0] - output.logits).abs().max() < 0.02 * output.logits.abs().max()
 
 
 def random_batch(rng: np.random.Generator, config: NetworkConfig, count: int = BATCH) -> np.ndarray:
