@@ -18,7 +18,7 @@ from model.distributed import Mean
 SMALLEST_RATIO = 1e-9
 """A share of kept patches below that of any batch, to divide by where nothing is kept."""
 SMALLEST_SQUARE = 1e-12
-"""To divide by where a teacher's logits are all zero."""
+"""To divide by where a teacher's logits, or all its normalised tokens, are zero."""
 
 
 def class_loss(logits: Tensor, labels: Tensor, label_smoothing: float, mean: Mean = torch.mean) -> Tensor:
@@ -68,7 +68,8 @@ def residual_distillation_loss(
         slots = min(tokens.shape[1], teacher_tokens.shape[1])
         found, expected = (functional.layer_norm(x[:, :slots], x.shape[-1:]) for x in (tokens, teacher_tokens))
         weight = (live[:, :slots] * teacher_live[:, :slots])[..., None]
-        errors.append(mean((found - expected).square() * weight) / mean(expected.square() * weight))
+        square = mean(expected.square() * weight).clamp(min=SMALLEST_SQUARE)
+        errors.append(mean((found - expected).square() * weight) / square)
     return torch.stack(errors).mean()
 
 

@@ -69,6 +69,8 @@ def test_residual_distillation_compares_what_lives_in_both() -> None:
     assert tokens.grad is not None and not tokens.grad[0, 2:].any()
     without_package = [(teacher[:, :3], every[:, :3])]
     assert residual_distillation_loss([(teacher, every)], without_package).item() == 0
+    equal = [(torch.ones(1, 4, 2), every)]  # normalised: zero
+    assert residual_distillation_loss(equal, equal).item() == 0
 
 
 def test_keep_ratio_is_the_mean_over_pictures_and_patches() -> None:
