@@ -101,6 +101,7 @@ ALONE = Processes()
 def open_processes(device: str = "cpu", timeout: timedelta = TIMEOUT) -> Iterator[Processes]:
     """Join the processes of torchrun, and leave them at the end; started otherwise, this process is alone.
 
+    Once in the life of a process: a second time, it could find the addresses that the others had the first time.
     device is "cpu" (they communicate by gloo) or "cuda" (by nccl, each process on a device of its own). Raises
     ValueError if it is neither or there are fewer devices than processes.
     """

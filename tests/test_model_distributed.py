@@ -23,9 +23,10 @@ from model.train import Run, fit
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("checks", ["together", "absence"])
+def test_two_processes_find_what_one_does(checks: str, tmp_path: Path) -> None:
     """The checks are in distributed_checks.py, where each process makes them for itself."""
-    result = run_two_processes(ROOT / "tests" / "distributed_checks.py", tmp_path)
+    result = run_two_processes(ROOT / "tests" / "distributed_checks.py", checks, tmp_path)
     assert result.returncode == 0, result.stderr
 
 
