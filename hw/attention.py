@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hw.isa import Drain, Memory, Opcode
+from hw.isa import ADDEND_MASK, Drain, Memory, Opcode
 from hw.schedule import ROW_PARTS
 from hw.site import Site
 from hw.step import Tensor, operand, result
 from hw.tiling import head_channels
 from hw.weights import place_layer
 from quant.network import Block
-
-WORD_MASK = (1 << 32) - 1
-"""Makes a negative 32-bit number a field of a descriptor."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class _Head:
             **result(self.scores),
             mult=self.block.score_mult,
             shift=self.block.score_shift,
-            addend=int(self.block.package_bias_i32[self.number]) & WORD_MASK,
+            addend=int(self.block.package_bias_i32[self.number]) & ADDEND_MASK,
         )
         self.store_scores(self.scores, self.number)
         schedule.emit(

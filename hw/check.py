@@ -11,6 +11,7 @@ from hw.dependency import Footprint, Space, Span, footprints, memory_word_bytes,
 from hw.isa import UNIT_OF, WITHOUT_PICTURE, Descriptor, Drain, Memory, Opcode, Region, Unit
 from hw.regmap import NUM_TOKEN_REGISTERS
 from hw.tiling import TRANSFER_BYTES
+from quant.approx import GELU_OFFSET_MIN
 from quant.bounds import MAX_EMBED_DIM
 from quant.fixed import SHIFT_MAX
 
@@ -46,7 +47,7 @@ FIELDS: dict[Opcode, set[str]] = {
 
 MODE_FIELDS: dict[Drain, set[str]] = {
     Drain.INT8: {"param_base"},
-    Drain.GELU: {"param_base", "mult", "shift", "one", "curve"},
+    Drain.GELU: {"param_base", "mult", "shift", "one", "curve", "addend"},
     Drain.SIGMOID: {"param_base"},
     Drain.ROW_SCALE: {"row_base"},
     Drain.SCORE: {"mult", "shift", "addend"},
@@ -155,6 +156,8 @@ def _check_values(
             require("dim", d.dim == d.src_words * config.depth, f"src_words * {config.depth}")
             require("dim", d.dim <= MAX_EMBED_DIM, f"at most {MAX_EMBED_DIM}")
             require("addend", d.addend > 0, "positive")
+        if opcode is Opcode.GEMM and d.mode == Drain.GELU:
+            require("addend", GELU_OFFSET_MIN <= d.addend_i32 <= 0, f"in {GELU_OFFSET_MIN}..0, as i32")
         if opcode is Opcode.SELECT:
             require("heads", d.heads > 0, "positive")
         if opcode is Opcode.COMPACT:

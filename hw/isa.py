@@ -140,11 +140,16 @@ FIELD_BITS: dict[str, int] = {
 """Width of each descriptor field, packed from bit 0 upwards without gaps; together they fill the 512 bits."""
 
 
+ADDEND_MASK = (1 << FIELD_BITS["addend"]) - 1
+"""Makes a negative number an addend."""
+
+
 @dataclass(frozen=True)
 class Descriptor:
     """One job for one unit; a field that an opcode does not use is zero. Units: words, rows, bytes as the name says.
 
-    addend is what LAYER_NORM adds to the variance and mode SCORE of GEMM, as i32, to the package token's column.
+    addend is what LAYER_NORM adds to the variance and, as i32, what modes of GEMM add: SCORE to the package token's
+    column, GELU to its result, as quant.approx.gelu's offset.
     """
 
     opcode: int
@@ -186,6 +191,11 @@ class Descriptor:
             value = getattr(self, name)
             if not 0 <= value < 1 << bits:
                 raise ValueError(f"{name} must be in 0..{(1 << bits) - 1}, not {value!r}")
+
+    @property
+    def addend_i32(self) -> int:
+        """The addend as the signed number that it is for GEMM."""
+        return (self.addend ^ 1 << 31) - (1 << 31)
 
     @property
     def waits(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from hw.allocate import Allocator
 from hw.config import AccelConfig
-from hw.isa import WITHOUT_PICTURE, Descriptor, Drain, Memory, Opcode, Region
+from hw.isa import ADDEND_MASK, WITHOUT_PICTURE, Descriptor, Drain, Memory, Opcode, Region
 from hw.step import Chunk, RowPart, Step, Tensor, operand, result
 from hw.taps import Tap
 from hw.tiling import TRANSFER_BYTES, Channels, ColumnRange, ceil_div, round_up, split_columns, transfer_words
@@ -243,6 +243,7 @@ class Schedule:
             shift=layer.out_shift,
             one=one,
             curve=curve,
+            addend=layer.out_offset & ADDEND_MASK,
         )
 
     def tap(self, name: str, tensor: Tensor, dtype: str, channels: Channels, rows: int = 0) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hw.isa import Drain, Opcode
 from hw.schedule import ROW_PARTS
 from hw.site import Site
 from hw.step import Tensor, operand, result
 from hw.tiling import Channels, SelectorTiling
-from hw.weights import join_heads, pick, with_linear
+from hw.weights import join_heads, pick
 from quant.approx import gelu_constants
 from quant.network import GeluLayer, Selector
 
@@ -92,7 +93,7 @@ def _add_group(
     """A per-head layer for one group of heads; `inputs` are the group's input channels, from the start of source."""
     linear = join_heads(pick(layer.linear, group * tiling.heads, tiling.heads), inputs)
     src = operand(source, inputs.words(site.depth))
-    site.schedule.gelu_linear(name, with_linear(layer, linear), src, target, gelu_constants(1.0), parts)
+    site.schedule.gelu_linear(name, replace(layer, linear=linear), src, target, gelu_constants(1.0), parts)
 
 
 def _add_local(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hw.config import AccelConfig
 from hw.tiling import Channels, ceil_div
-from quant.network import GeluLayer, LinearLayer, NormLayer
+from quant.network import LinearLayer, NormLayer
 
 PARAM_DTYPE = np.dtype([("bias", "<i4"), ("mult", "<u2"), ("shift", "<u2")])
 """One PARAM entry of 64 bits; gamma of a LayerNorm channel is an i16 in the bits of mult."""
@@ -98,8 +98,3 @@ def join_heads(layer: LinearLayer, inputs: Channels) -> LinearLayer:
 def pick(layer: LinearLayer, first: int, count: int) -> LinearLayer:
     """Return entries first .. first + count - 1 of the leading axis: columns of (out, in), heads of (H, out, in)."""
     return LinearLayer(layer.weight_i8[first : first + count], *(x[first : first + count] for x in _per_column(layer)))
-
-
-def with_linear(layer: GeluLayer, linear: LinearLayer) -> GeluLayer:
-    """Return the GELU layer with another linear part."""
-    return GeluLayer(linear, layer.out_mult, layer.out_shift)

@@ -14,6 +14,12 @@ ERF_KNEE_Q10 = 2562
 """1.769 * sqrt(2) in Q10: beyond it the quadratic erf of Eq. 12 is saturated."""
 ERF_CURVE = 0.2888 / 2
 """The quadratic coefficient of Eq. 12 after u = x / sqrt(2) is folded in."""
+GELU_MIN = -0.1676
+"""The least value of the polynomial GELU with delta1 = 1."""
+GELU_OFFSET_SCALE = 2.0**-11
+"""The value of one code of GELU's offset."""
+GELU_OFFSET_MIN = -(1 << 15)
+"""With it the sum is still a value of 32 bits."""
 
 # L_exp of Eq. 14 with p = -f ln2 folded in: 2**-f ~= EXP_SCALE * (EXP_CENTRE - f)**2 + EXP_OFFSET.
 EXP_CENTRE_Q12 = 7995
@@ -42,18 +48,29 @@ def gelu_constants(delta1: float) -> tuple[int, int]:
     return round(delta1 * (1 << 15)), round(delta1 * ERF_CURVE * (1 << 15))
 
 
-def gelu(x_i16: Array, one: int, curve: int) -> Array:
-    """Polynomial GELU, Q5.10 in, Q26 out (a value of 32 bits): x/2 * (1 + L_erf(x / sqrt(2))).
+def gelu_offset(scale: float, delta1: float) -> int:
+    """Return the Q11 code, in GELU_OFFSET_MIN..0, that `gelu` adds so that int8 codes of `scale` begin at its minimum.
+
+    GELU is hardly negative: with code 0 for 0, nearly half of the codes would stand for nothing. A delta1 below 1
+    leaves the function without a minimum; its codes are symmetrical.
+    """
+    if delta1 != 1:
+        return 0
+    return max(min(-round((128 * scale + GELU_MIN) / GELU_OFFSET_SCALE), 0), GELU_OFFSET_MIN)
+
+
+def gelu(x_i16: Array, one: int, curve: int, offset: int) -> Array:
+    """Polynomial GELU plus offset, Q5.10 and Q11 in, Q26 out (a value of 32 bits): x/2 * (1 + L_erf(x / sqrt(2))).
 
     L = delta1 * (1 - 0.1444 * (min(|x|, 2.502) - 2.502)**2), odd in x. Source: HeatViT Eq. 11-12.
-    Against the same polynomial in float: error <= 3e-4 + 2**-13 * |x|. RTL twin: hw/rtl/gelu.py.
+    offset in GELU_OFFSET_MIN..0. Against the same in float: error <= 3e-4 + 2**-13 * |x|. RTL twin: hw/rtl/gelu.py.
     """
     xp = array_namespace(x_i16)
     magnitude = xp.abs(x_i16)
     below_knee = ERF_KNEE_Q10 - xp.clip(magnitude, 0, ERF_KNEE_Q10)
     square_q13 = (below_knee * below_knee) >> 7
     erf_q15 = one - round_half_up(square_q13 * curve, 13)
-    return (x_i16 << 15) + magnitude * erf_q15
+    return ((x_i16 + offset) << 15) + magnitude * erf_q15
 
 
 def sigmoid(x_i16: Array) -> Array:

@@ -39,7 +39,7 @@ def _linear(*shape: int) -> LinearLayer:
 
 
 def _gelu(*shape: int) -> GeluLayer:
-    return GeluLayer(_linear(*shape), UNIT_MULT, UNIT_SHIFT)
+    return GeluLayer(_linear(*shape), UNIT_MULT, UNIT_SHIFT, 0)
 
 
 def _norm(dim: int) -> NormLayer:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quant.approx import GELU_MIN
 from quant.bounds import prove_bounds
 from quant.config import NetworkConfig
 from quant.fake_quant import Mode, Quantized
@@ -75,10 +76,15 @@ def calibrate(
 
     def record(tap: str, tensor: Quantized, valid: Tensor) -> None:
         if not tap.endswith(FIXED_FORMATS):
-            observers[scale_name(tap)].add(tensor.value[valid].cpu().numpy())
+            values = tensor.value[valid]
+            observers[scale_name(tap)].add((values - GELU_MIN if is_one_sided(tap) else values).cpu().numpy())
+
+    def is_one_sided(tap: str) -> bool:
+        return tap.endswith(".fc1") and config.delta1 == 1
 
     run_float(parameters, config, pictures_u8, mean, std, thresholds, record)
-    return {name: _scale(name, observer) for name, observer in observers.items()}
+    # All 256 codes are for the values above GELU's minimum: half of those that 9 bits have.
+    return {name: _scale(name, observer, 9 if is_one_sided(name) else 8) for name, observer in observers.items()}
 
 
 def run_float(
@@ -106,11 +112,11 @@ def run_float(
             run_batch(net, torch.as_tensor(pictures_u8[start : start + CALIBRATION_BATCH], device=device))
 
 
-def _scale(name: str, observer: RangeObserver) -> float:
+def _scale(name: str, observer: RangeObserver, bits: int) -> float:
     """Choose how a tensor's range becomes its scale."""
     if name in WIDE_SCALES:
         return observer.peak_scale(16, WIDE_HEADROOM)
-    return observer.searched_scale(8) if name.endswith(SEARCHED) else observer.peak_scale(8)
+    return observer.searched_scale(bits) if name.endswith(SEARCHED) else observer.peak_scale(bits)
 
 
 def convert(

@@ -1,21 +1,21 @@
 """Quantized tensors for torch: integer codes computed by the contract's functions, gradients by their float twins.
 
 An operation has two sides: `integer` computes the codes with quant.fixed, quant.approx and quant.layers, `real` is the
-same function in float. `combine` runs the sides that a mode needs. In training the value is code * scale exactly and
-the gradient is that of the float side, as if the rounding were not there (straight-through).
+same function in float. `combine` runs the sides that a mode needs. In training the value is what the codes stand for,
+exactly, and the gradient is that of the float side, as if the rounding were not there (straight-through).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from quant.approx import ERF_CURVE
+from quant.approx import ERF_CURVE, GELU_OFFSET_SCALE, gelu_offset
 
 ERF_KNEE = 1.769 * 2**0.5
 """Where the quadratic erf of HeatViT Eq. 12 saturates, in units of the GELU input."""
@@ -35,7 +35,7 @@ ABSENT = torch.empty(0)
 
 @dataclass(frozen=True)
 class Quantized:
-    """A tensor as codes, int64, and as value, float32 with gradient; in TRAIN mode value == codes * scale."""
+    """A tensor as codes, int64, and as value, float32 with gradient; in TRAIN mode value is what codes stand for."""
 
     codes: Tensor
     value: Tensor
@@ -52,16 +52,26 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Format:
-    """Codes low..high, each worth `scale`."""
+    """Codes low..high, each worth `scale`, from the value `zero` of code 0."""
 
     scale: float
     low: int
     high: int
+    zero: float = 0.0
 
     @classmethod
     def signed(cls, scale: float, bits: int) -> Format:
         """Two's complement codes of `bits` bits."""
         return cls(scale, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+
+    @classmethod
+    def gelu(cls, scale: float, delta1: float) -> Format:
+        """The int8 codes of an MLP's GELU, which quant.approx.gelu_offset moves."""
+        return replace(cls.signed(scale, 8), zero=-gelu_offset(scale, delta1) * GELU_OFFSET_SCALE)
+
+    def value(self, codes: Tensor) -> Tensor:
+        """What codes stand for."""
+        return codes * self.scale + self.zero
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -90,8 +100,8 @@ def combine(mode: Mode, integer: Callable[[], Tensor], real: Callable[[], Tensor
         codes = integer()
     if mode is Mode.INTEGER:
         return Quantized(codes, ABSENT)
-    surrogate = real().clamp(form.low * form.scale, form.high * form.scale)
-    return Quantized(codes, straight_through(surrogate, codes * form.scale))
+    surrogate = real().clamp(form.low * form.scale + form.zero, form.high * form.scale + form.zero)
+    return Quantized(codes, straight_through(surrogate, form.value(codes)))
 
 
 def polynomial_gelu(x: Tensor, delta1: float) -> Tensor:

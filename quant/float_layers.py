@@ -57,7 +57,7 @@ class FloatGelu:
     @classmethod
     def of(cls, layer: GeluLayer, delta1: float, device: torch.device) -> FloatGelu:
         """Take a layer of an integer network of arrays."""
-        table = gelu_table(layer.out_mult, layer.out_shift, delta1, device)
+        table = gelu_table(layer.out_mult, layer.out_shift, layer.out_offset, delta1, device)
         return cls(FloatLinear.of(layer.linear, device), table)
 
 
@@ -94,9 +94,9 @@ class Tables:
         return cls(exponential[: last + 2].to(torch.float32), sigmoid(_codes_i16(device)).to(torch.float32))
 
 
-def gelu_table(out_mult: int, out_shift: int, delta1: float, device: torch.device) -> Tensor:
+def gelu_table(out_mult: int, out_shift: int, out_offset: int, delta1: float, device: torch.device) -> Tensor:
     """The int8 codes that GELU gives for every code of 16 bits from CODE_MIN, (65536,) float32."""
-    activated_q26 = gelu(_codes_i16(device), *gelu_constants(delta1))
+    activated_q26 = gelu(_codes_i16(device), *gelu_constants(delta1), out_offset)
     table: Tensor = requantize(activated_q26, out_mult, out_shift, 8).to(torch.float32)
     return table
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quant.approx import gelu_offset
 from quant.config import NetworkConfig
 from quant.convert import run_float
-from quant.fake_quant import Quantized
+from quant.fake_quant import Format, Quantized
 from quant.fixed import quantize_multiplier, saturate
 from quant.float_layers import CODE_MIN, gelu_table
 from quant.network import U8
@@ -101,7 +102,9 @@ def _fit(x: Tensor, out_scale: float, delta1: float, importance: Tensor) -> tupl
 
 def _table(out_scale: float, delta1: float, device: torch.device) -> Tensor:
     """What the integer GELU's codes stand for, over the codes of its input."""
-    return gelu_table(*quantize_multiplier(GELU_SCALE / out_scale), delta1, device) * out_scale
+    form = Format.gelu(out_scale, delta1)
+    codes = gelu_table(*quantize_multiplier(GELU_SCALE / out_scale), gelu_offset(out_scale, delta1), delta1, device)
+    return form.value(codes)
 
 
 def _error(x: Tensor, target: Tensor, table: Tensor, scale: float, shift: float) -> _Fit:

@@ -70,7 +70,7 @@ def linear(x_i8: Array, layer: LinearLayer, bits: int) -> Array:
 
 def gelu_linear(x_i8: Array, layer: GeluLayer, one: int, curve: int) -> Array:
     """A linear layer to Q5.10, polynomial GELU and a requantize to int8; one, curve: quant.approx.gelu_constants."""
-    activated_q26 = gelu(linear(x_i8, layer.linear, 16), one, curve)
+    activated_q26 = gelu(linear(x_i8, layer.linear, 16), one, curve, layer.out_offset)
     return requantize(activated_q26, layer.out_mult, layer.out_shift, 8)
 
 

@@ -33,11 +33,15 @@ class LinearLayer:
 
 @dataclass(frozen=True)
 class GeluLayer:
-    """A linear layer whose int16 Q5.10 result passes GELU and one requantize for the whole tensor."""
+    """A linear layer whose int16 Q5.10 result passes GELU and one requantize for the whole tensor.
+
+    out_offset is what quant.approx.gelu adds before that; the next layer's bias takes it back.
+    """
 
     linear: LinearLayer
     out_mult: int
     out_shift: int
+    out_offset: int
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from quant.approx import GELU_OFFSET_MIN
 from quant.bounds import prove_bounds
 from quant.config import NetworkConfig
 from quant.fixed import SHIFT_MAX, WEIGHT_MAX
 from quant.network import Block, IntegerNetwork, Selector
 
 METADATA_KEY = "heatvit_integer_network"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 SCALAR_RANGES: dict[str, tuple[int, int]] = {
     "shift": (0, 31),
     "eps": (1, (1 << 32) - 1),
     "out_mult": (0, 65535),
     "out_shift": (0, SHIFT_MAX),
+    "out_offset": (GELU_OFFSET_MIN, 0),
     "score_mult": (0, 65535),
     "score_shift": (0, SHIFT_MAX),
     "context_mult": (1 << 15, 65535),
@@ -180,7 +182,7 @@ def _add_linear(layout: _Layout, path: str, shape: tuple[int, ...]) -> None:
 
 def _add_gelu(layout: _Layout, path: str, shape: tuple[int, ...]) -> None:
     _add_linear(layout, f"{path}.linear", shape)
-    layout.integers.update((f"{path}.out_mult", f"{path}.out_shift"))
+    layout.integers.update(f"{path}.{name}" for name in ("out_mult", "out_shift", "out_offset"))
 
 
 def _add_norm(layout: _Layout, path: str, dim: int) -> None:

@@ -42,9 +42,9 @@ class RangeObserver:
         return self.peak * headroom / _top(bits) if self.peak > 0 else 1.0
 
     def searched_scale(self, bits: int) -> float:
-        """The candidate of RATIOS with the least squared error of rounding and clipping to `bits` <= 8 bits."""
-        if not 2 <= bits <= 8:
-            raise ValueError(f"bits must be in 2..8, the resolution of the histogram, not {bits!r}")
+        """The candidate of RATIOS with the least squared error of rounding and clipping to `bits` <= 9 bits."""
+        if not 2 <= bits <= 9:
+            raise ValueError(f"bits must be in 2..9, the resolution of the histogram, not {bits!r}")
         if self.peak == 0.0:
             return 1.0
         centre = (np.arange(NUM_BINS) + 0.5) * (self._limit / NUM_BINS)

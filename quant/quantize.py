@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quant import layers
-from quant.approx import KEEP_THRESHOLD_Q16
+from quant.approx import GELU_OFFSET_SCALE, KEEP_THRESHOLD_Q16, gelu_offset
 from quant.config import NetworkConfig
 from quant.fixed import FEATURE_FRACTION_BITS, MULT_BITS, SHIFT_MAX, WEIGHT_MAX, quantize_multiplier, saturate
 from quant.network import Block, GeluLayer, IntegerNetwork, LinearLayer, NormLayer, Selector
@@ -87,29 +87,32 @@ class Quantizer:
         """Value of one code of a tap."""
         return self.scales[scale_name(tap)]
 
-    def linear(self, weight: Tensor, bias: Tensor, in_scale: float, out_scale: float) -> LinearLayer:
-        """Quantize weight (..., out, in) symmetrically per output channel and bias (..., out) at accumulator scale."""
+    def linear(
+        self, weight: Tensor, bias: Tensor, in_scale: float, out_scale: float, in_zero: float = 0.0
+    ) -> LinearLayer:
+        """Quantize weight (..., out, in) symmetrically per output channel and bias (..., out) at accumulator scale.
+
+        in_zero is the value of the operand's code 0; the bias takes what the weights make of it.
+        """
         weight_scale = weight.abs().amax(dim=-1) / WEIGHT_MAX
         # A channel of tiny weights gets a coarser scale, so that its bias and its multiplier stay in range.
-        weight_scale = torch.maximum(weight_scale, bias.abs() / (in_scale * BIAS_MAX))
+        bias_bound = bias.abs() + in_zero * weight.abs().sum(dim=-1)
+        weight_scale = torch.maximum(weight_scale, bias_bound / (in_scale * BIAS_MAX))
         weight_scale = weight_scale.clamp(min=out_scale / in_scale * 2.0**-20)
         mult, shift = multipliers(weight_scale * in_scale / out_scale)
-        return LinearLayer(
-            _codes(weight / weight_scale[..., None]),
-            _codes(bias / (weight_scale * in_scale)),
-            mult,
-            shift,
-        )
+        weight_codes = _codes(weight / weight_scale[..., None])
+        zero_codes = weight_codes.sum(dim=-1) * (in_zero / in_scale)
+        return LinearLayer(weight_codes, _codes(bias / (weight_scale * in_scale) + zero_codes), mult, shift)
 
-    def named_linear(self, name: str, in_tap: str, out_tap: str) -> LinearLayer:
+    def named_linear(self, name: str, in_tap: str, out_tap: str, in_zero: float = 0.0) -> LinearLayer:
         """The layer whose weight and bias are the parameters `name`."""
         weight, bias = self.values[f"{name}.weight"], self.values[f"{name}.bias"]
-        return self.linear(weight, bias, self.scale(in_tap), self.scale(out_tap))
+        return self.linear(weight, bias, self.scale(in_tap), self.scale(out_tap), in_zero)
 
-    def gelu(self, weight: Tensor, bias: Tensor, in_tap: str, out_tap: str) -> GeluLayer:
+    def gelu(self, weight: Tensor, bias: Tensor, in_tap: str, out_tap: str, out_offset: int = 0) -> GeluLayer:
         """A linear layer to Q5.10 and the requantize of GELU's Q26 result."""
         linear = self.linear(weight, bias, self.scale(in_tap), FEATURE_SCALE)
-        return GeluLayer(linear, *quantize_multiplier(GELU_SCALE / self.scale(out_tap)))
+        return GeluLayer(linear, *quantize_multiplier(GELU_SCALE / self.scale(out_tap)), out_offset)
 
     def norm(self, name: str, out_tap: str) -> NormLayer:
         """LayerNorm with the largest shift that keeps gamma and beta in range."""
@@ -184,6 +187,8 @@ def _block(q: Quantizer, config: NetworkConfig, name: str, number: int) -> Block
     stage = config.stage_of(number)
     no_bias = torch.zeros(config.num_heads, device=weight.device)
     package_bias = no_bias if stage is None else q.values[f"selectors.{stage}.package_bias"]
+    hidden = f"{name}.mlp.fc1"
+    offset = gelu_offset(q.scale(hidden), config.delta1)
     context_mult, context_shift = quantize_multiplier(
         config.delta2 * q.scale(f"{name}.attn.v") / q.scale(f"{name}.attn.context")
     )
@@ -199,10 +204,8 @@ def _block(q: Quantizer, config: NetworkConfig, name: str, number: int) -> Block
         context_shift=context_shift,
         proj=q.named_linear(f"{name}.attn.proj", f"{name}.attn.context", f"{name}.attn.proj"),
         norm2=q.norm(f"{name}.norm2", f"{name}.norm2"),
-        fc1=q.gelu(
-            q.values[f"{name}.mlp.fc1.weight"], q.values[f"{name}.mlp.fc1.bias"], f"{name}.norm2", f"{name}.mlp.fc1"
-        ),
-        fc2=q.named_linear(f"{name}.mlp.fc2", f"{name}.mlp.fc1", f"{name}.mlp.fc2"),
+        fc1=q.gelu(q.values[f"{hidden}.weight"], q.values[f"{hidden}.bias"], f"{name}.norm2", hidden, offset),
+        fc2=q.named_linear(f"{name}.mlp.fc2", hidden, f"{name}.mlp.fc2", -offset * GELU_OFFSET_SCALE),
     )
 
 

@@ -86,7 +86,7 @@ def signal_to_noise(
         floats = _float_taps(parameters, config, mean, std, batch)
 
         def compare(name: str, codes: Tensor, count: Tensor, floats: _Floats = floats) -> None:
-            form = _format(name, scales)
+            form = _format(name, scales, config.delta1)
             if form is not None:
                 _add(powers[name], floats.values[name].to(torch.float64), codes.to(torch.float64), form)
 
@@ -121,20 +121,24 @@ def _float_taps(
     return floats
 
 
-def _format(name: str, scales: Mapping[str, float]) -> Format | None:
+def _format(name: str, scales: Mapping[str, float], delta1: float) -> Format | None:
     """The codes of a tap; None for token indices and attention's un-normalised exponentials, which have no scale."""
     fixed = [form for end, form in FIXED_FORMATS.items() if name.endswith(end)]
     if fixed:
         return fixed[0]
     scale = scales.get(scale_name(name))
-    return None if scale is None else Format.signed(scale, 16 if scale_name(name) in WIDE_SCALES else 8)
+    if scale is None:
+        return None
+    if name.endswith(".fc1"):
+        return Format.gelu(scale, delta1)
+    return Format.signed(scale, 16 if scale_name(name) in WIDE_SCALES else 8)
 
 
 def _add(power: _Powers, value: Tensor, codes: Tensor, form: Format) -> None:
-    nearest = (value / form.scale).round().clamp(form.low, form.high)
+    nearest = ((value - form.zero) / form.scale).round().clamp(form.low, form.high)
     power.signal += float(value.square().sum())
-    power.noise += float((codes * form.scale - value).square().sum())
-    power.rounding += float((nearest * form.scale - value).square().sum())
+    power.noise += float((form.value(codes) - value).square().sum())
+    power.rounding += float((form.value(nearest) - value).square().sum())
 
 
 def _decibels(signal: float, noise: float) -> float:

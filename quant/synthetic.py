@@ -149,7 +149,9 @@ def _linear(
 
 def _gelu(rng: np.random.Generator, shape: tuple[int, ...]) -> GeluLayer:
     out_mult, out_shift = quantize_multiplier(OPERAND_SPREAD / GELU_SPREAD * _jitter(rng))
-    return GeluLayer(_linear(rng, shape, FEATURE_SPREAD), out_mult, out_shift)
+    own = rng.spawn(1)[0]  # the stream of everything else does not depend on it
+    out_offset = -round(own.uniform(0, FEATURE_SPREAD))
+    return GeluLayer(_linear(rng, shape, FEATURE_SPREAD), out_mult, out_shift, out_offset)
 
 
 def _norm(rng: np.random.Generator, dim: int) -> NormLayer:

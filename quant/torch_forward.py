@@ -136,7 +136,7 @@ def _block(net: TorchLayers, tokens: Tokens, number: int) -> Tokens:
         tokens.valid,
         lambda: layers.gelu_linear(normed.codes, layer().fc1, *gelu_constants(delta1)),
         lambda: polynomial_gelu(functional.linear(normed.value, *affine), delta1),
-        net.format(f"{name}.mlp.fc1", 8),
+        net.gelu_format(f"{name}.mlp.fc1"),
     )
     return net.residual(f"{name}.mlp.fc2", tokens, hidden, lambda: layer().fc2)
 

@@ -70,6 +70,11 @@ class TorchLayers:
         """The signed codes of a tap whose scale is calibrated."""
         return Format.signed(self.scales.get(scale_name(tap), math.nan), bits)
 
+    def gelu_format(self, tap: str) -> Format:
+        """The codes of an MLP's GELU, which begin at its minimum."""
+        has_scale = self.mode is Mode.TRAIN
+        return Format.gelu(self.scales[tap], self.config.delta1) if has_scale else self.format(tap, 8)
+
     def parameter(self, name: str) -> Tensor:
         """A float parameter, for the real sides of operations."""
         return ABSENT if self.mode is Mode.INTEGER else self.parameters[name]

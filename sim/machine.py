@@ -253,15 +253,14 @@ class Machine:
             scale = self._row_scale[self.addresses(Space.ROW_SCALE, d.row_base, tiles)[0]].reshape(-1, 2)
             out = requantize(acc_i32, scale[:, :1], scale[:, 1:], 8)
         elif mode is Drain.SCORE:
-            bias = int(np.int32(np.uint32(d.addend)))
             is_package = self._packages[self._picture] & (np.arange(acc_i32.shape[1]) == self._live - 1)
-            out = requantize(acc_i32 + bias * is_package, d.mult, d.shift, 16)
+            out = requantize(acc_i32 + d.addend_i32 * is_package, d.mult, d.shift, 16)
         else:
             param = self._param[self.addresses(Space.PARAM, d.param_base, out_words)[0]].reshape(-1)
             bias, mult, shift = (param[name].astype(np.int64) for name in ("bias", "mult", "shift"))
             out = requantize(acc_i32 + bias, mult, shift & 63, 8 if mode is Drain.INT8 else 16)
         if mode is Drain.GELU:
-            out = requantize(gelu(out, d.one, d.curve), d.mult, d.shift, 8)
+            out = requantize(gelu(out, d.one, d.curve, d.addend_i32), d.mult, d.shift, 8)
         elif mode is Drain.SIGMOID:
             out = sigmoid(out)
         elif mode is Drain.RESIDUAL:

@@ -50,8 +50,8 @@ void residual(const i64 *left, const i64 *right, i64 *result, i64 count) {
 
 void gelu(const i64 *x, i64 *full, i64 *half, i64 count) {
     for (i64 i = 0; i < count; i++) {
-        full[i] = nnet::heatvit_gelu_q26<ONE_FULL, CURVE_FULL>(x[i]).to_int64();
-        half[i] = nnet::heatvit_gelu_q26<ONE_HALF, CURVE_HALF>(x[i]).to_int64();
+        full[i] = nnet::heatvit_gelu_q26<ONE_FULL, CURVE_FULL, -2345>(x[i]).to_int64();
+        half[i] = nnet::heatvit_gelu_q26<ONE_HALF, CURVE_HALF, 0>(x[i]).to_int64();
     }
 }
 

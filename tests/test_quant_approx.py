@@ -14,6 +14,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quant import approx
 from quant.fixed import SHIFT_MAX
@@ -28,19 +30,34 @@ def float_gelu_polynomial(x: np.ndarray, delta1: float) -> np.ndarray:
     return x / 2 * (1 + erf)
 
 
+@pytest.mark.parametrize("offset", [0, -1, -5000, approx.GELU_OFFSET_MIN])
 @pytest.mark.parametrize("delta1", [1.0, 0.5, 0.1])
-def test_gelu_is_the_polynomial(delta1: float) -> None:
-    out = approx.gelu(ALL_I16, *approx.gelu_constants(delta1))
-    assert np.abs(out).max() < 1 << 31
+def test_gelu_is_the_polynomial(delta1: float, offset: int) -> None:
+    out = approx.gelu(ALL_I16, *approx.gelu_constants(delta1), offset)
+    assert out.min() >= -(1 << 31) and out.max() < 1 << 31
     x = ALL_I16 / 1024
-    assert (np.abs(out * 2.0**-26 - float_gelu_polynomial(x, delta1)) <= 3e-4 + 2**-13 * np.abs(x)).all()
+    expected = float_gelu_polynomial(x, delta1) + offset / 2048
+    assert (np.abs(out * 2.0**-26 - expected) <= 3e-4 + 2**-13 * np.abs(x)).all()
 
 
 def test_gelu_with_delta_one_approximates_gelu() -> None:
     x = ALL_I16 / 1024
     exact = np.array([value / 2 * (1 + math.erf(value / math.sqrt(2))) for value in x])
-    out = approx.gelu(ALL_I16, *approx.gelu_constants(1.0)) * 2.0**-26
+    out = approx.gelu(ALL_I16, *approx.gelu_constants(1.0), 0) * 2.0**-26
     assert np.abs(out - exact).max() <= 0.0182 + 3e-4 + 2**-13 * 32
+    assert 0 <= out.min() - approx.GELU_MIN < 1e-3
+
+
+@given(st.floats(2**-16, 1.0))
+def test_codes_of_gelu_begin_at_its_minimum(scale: float) -> None:
+    offset = approx.gelu_offset(scale, 1.0)
+    assert approx.GELU_OFFSET_MIN <= offset <= 0
+    lowest = -128 * scale - offset * approx.GELU_OFFSET_SCALE
+    if offset == 0:  # as far as code -128 reaches without one
+        assert lowest >= approx.GELU_MIN - approx.GELU_OFFSET_SCALE
+    elif offset > approx.GELU_OFFSET_MIN:
+        assert abs(lowest - approx.GELU_MIN) <= approx.GELU_OFFSET_SCALE / 2 * 1.0001
+    assert approx.gelu_offset(scale, 0.5) == 0
 
 
 @pytest.mark.parametrize("delta1", [0.0, -0.5, 1.5, float("nan")])
@@ -220,7 +237,7 @@ def test_numpy_and_torch_agree() -> None:
     pruned = rng.random((4, 9)) < 0.5
     gamma, beta = rng.integers(-32768, 32768, 16), rng.integers(-(1 << 24), 1 << 24, 16)
     cases = [
-        (approx.gelu, (x, 32768, 4732)),
+        (approx.gelu, (x, 32768, 4732, -900)),
         (approx.sigmoid, (x,)),
         (approx.softmax_rows, (x, valid)),
         (approx.row_scale, (rng.integers(0, 1 << 17, (4, 9)), 50000, 11)),

@@ -8,6 +8,7 @@ gathering for weights 0 and 1 and has a gradient for the weight of a pruned colu
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -46,6 +47,18 @@ def test_saturated_codes_have_no_gradient() -> None:
     assert x.grad is not None and x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
 
 
+def test_codes_of_gelu_lie_above_its_minimum() -> None:
+    form = Format.gelu(0.01, 1.0)
+    assert form.value(torch.tensor(-128)).item() == pytest.approx(approx.GELU_MIN, abs=approx.GELU_OFFSET_SCALE)
+    assert Format.gelu(0.01, 0.5) == Format.signed(0.01, 8)
+    x = torch.tensor([-0.5, 0.0, 2.0, 3.0], requires_grad=True)
+    out = combine(Mode.TRAIN, lambda: torch.tensor([-128, -111, 89, 127]), lambda: x, form)
+    assert torch.equal(out.value, out.codes * 0.01 + form.zero)
+    assert (out.value - x).abs().tolist()[1:3] == pytest.approx([0.0, 0.0], abs=0.005)
+    out.value.sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
 def test_modes_run_only_their_sides() -> None:
     form, ones = Format(1.0, 0, 255), torch.ones(2)
     integer = combine(Mode.INTEGER, lambda: ones, forbidden, form)
@@ -59,7 +72,7 @@ def test_float_twins_equal_the_integer_functions() -> None:
     codes = torch.arange(-(1 << 15), 1 << 15)
     x = codes.to(torch.float64) / 1024
     for delta1 in (0.5, 1.0):
-        integer = approx.gelu(codes, *approx.gelu_constants(delta1)) * 2.0**-26
+        integer = approx.gelu(codes, *approx.gelu_constants(delta1), 0) * 2.0**-26
         assert bool(((polynomial_gelu(x, delta1) - integer).abs() <= 3e-4 + 2**-13 * x.abs()).all())
     assert float((plan_sigmoid(x) - approx.sigmoid(codes) / 256).abs().max()) <= 2**-8
 

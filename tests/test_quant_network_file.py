@@ -121,8 +121,8 @@ def test_a_missing_scalar_is_named(parts: tuple[Any, Any], tmp_path: Path) -> No
     [
         ("{", "is not JSON"),
         ("[" * 100000, "is not JSON"),
-        ("[]", "format version must be 2, not None"),
-        ({"version": 1}, "format version must be 2, not 1"),
+        ("[]", "format version must be 3, not None"),
+        ({"version": 1}, "format version must be 3, not 1"),
         ({"config": 3}, "must hold the objects 'config' and 'scalars'"),
         ({"config": {"depth": 1}}, "network description is incomplete"),
         ({"config": {**CONFIG.to_dict(), "depth": 1 << 40}}, "depth must not exceed the number of tensors"),

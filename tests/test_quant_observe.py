@@ -65,7 +65,7 @@ def test_values_must_be_finite(value: float) -> None:
         observe(np.array([1.0, value]))
 
 
-@pytest.mark.parametrize("bits", [1, 9, 16])
+@pytest.mark.parametrize("bits", [1, 10, 16])
 def test_search_refuses_widths_finer_than_its_histogram(bits: int) -> None:
-    with pytest.raises(ValueError, match=rf"^bits must be in 2..8, the resolution of the histogram, not {bits}"):
+    with pytest.raises(ValueError, match=rf"^bits must be in 2..9, the resolution of the histogram, not {bits}"):
         observe(np.ones(3)).searched_scale(bits)

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quant.approx import gelu, gelu_constants, softmax_rows
+from quant.approx import gelu, gelu_constants, gelu_offset, softmax_rows
 from quant.config import NetworkConfig
 from quant.context_fit import ROW_STRIDE, fit_contexts
 from quant.convert import calibrate, check_parameters, export, run_float
 from quant.equalize import equalize
-from quant.fake_quant import Quantized
+from quant.fake_quant import Format, Quantized
 from quant.fast_golden import FastGolden
 from quant.fixed import quantize_multiplier, requantize
 from quant.gelu_fit import INPUT_SCALES, INPUT_SHIFTS, RANGES, fit_gelu
@@ -100,9 +100,10 @@ def test_fit_takes_the_best_pair_and_its_mean() -> None:
         out_weight = parameters[f"{fc2}.weight"]
 
         def error(scale: float, shift: float, out_scale: float, x: Tensor = x) -> Tensor:
-            activated = gelu(((x * scale + shift) * 1024).round().to(torch.int64), *gelu_constants(1.0))
+            x_i16 = ((x * scale + shift) * 1024).round().to(torch.int64)
+            activated = gelu(x_i16, *gelu_constants(1.0), gelu_offset(out_scale, 1.0))
             codes = requantize(activated, *quantize_multiplier(2.0**-26 / out_scale), 8)
-            return codes * out_scale / scale - functional.gelu(x)
+            return Format.gelu(out_scale, 1.0).value(codes) / scale - functional.gelu(x)
 
         importance = out_weight.square().sum(dim=0)
         lost = {r: float((error(1, 0, scales[fc1] * r).var(0, correction=0) * importance).sum()) for r in RANGES}

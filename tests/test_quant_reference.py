@@ -43,7 +43,7 @@ def linear(x: np.ndarray, layer: LinearLayer, bits: int, head: int | None = None
 
 
 def gelu(x: np.ndarray, layer: GeluLayer, delta1: float, head: int | None = None) -> np.ndarray:
-    activated = approx.gelu(linear(x, layer.linear, 16, head), *approx.gelu_constants(delta1))
+    activated = approx.gelu(linear(x, layer.linear, 16, head), *approx.gelu_constants(delta1), layer.out_offset)
     return requantize(activated, layer.out_mult, layer.out_shift, 8)
 
 
@@ -267,7 +267,7 @@ def test_operands_that_act_as_weights_are_clipped() -> None:
     network = replace(
         network,
         blocks=(replace(block, v=low, context_mult=1 << 15, context_shift=15),),
-        selectors=(replace(selector, local=GeluLayer(linear_low, 65535, 16), pool_mult=1 << 15, pool_shift=15),),
+        selectors=(replace(selector, local=GeluLayer(linear_low, 65535, 16, 0), pool_mult=1 << 15, pool_shift=15),),
     )
     taps = check_every_tap(network, random_picture(rng, CONFIG))
     assert (taps["blocks.0.attn.v"] == -128).all() and (taps["selectors.0.local"] == -128).all()
@@ -281,9 +281,9 @@ def test_gelu_input_saturates_at_16_bits() -> None:
         np.full(2, 1 << 15, np.uint16),
         np.zeros(2, np.uint8),
     )
-    # With half an erf the limits 32 and -32 become 24 and -8; the last shift leaves steps of a half.
-    out = layers.gelu_linear(np.zeros((1, 3), np.int64), GeluLayer(wide, 1, 25), *approx.gelu_constants(0.5))
-    assert out.tolist() == [[48, -16]]
+    # With half an erf the limits 32 and -32 become 24 and -8, and the offset takes 1; the shift leaves steps of a half.
+    out = layers.gelu_linear(np.zeros((1, 3), np.int64), GeluLayer(wide, 1, 25, -2048), *approx.gelu_constants(0.5))
+    assert out.tolist() == [[46, -18]]
 
 
 @pytest.mark.parametrize("depth", [1, layers.FLOAT32_DEPTH, layers.FLOAT32_DEPTH + 1, 4096])

@@ -16,7 +16,7 @@ import torch
 
 from quant.config import NetworkConfig
 from quant.convert import calibrate, check_parameters, export
-from quant.fake_quant import Mode, Quantized
+from quant.fake_quant import Format, Mode, Quantized
 from quant.reference import run
 from quant.signal_to_noise import _decibels, signal_to_noise
 from quant.synthetic import random_parameters
@@ -78,15 +78,18 @@ def test_noise_is_that_of_the_taps() -> None:
         ("blocks.1.attn.scores", 2.0**-8),
         ("selectors.0.pooled", scales["selectors.0.local"]),
         ("selectors.0.keep_score", 2.0**-16),
+        ("blocks.0.mlp.fc1", scales["blocks.0.mlp.fc1"]),
         ("blocks.1.mlp.fc2", scales["residual"]),
         ("head", scales["head"]),
     ):
         codes = np.stack([taps[name] for taps in golden]).astype(np.float64)
         value = exact[name].numpy().astype(np.float64)
         value = value[:, :, :17, :17] if value.ndim == 4 else value[:, : codes.shape[1]]
-        expected = 10 * np.log10((value**2).sum() / ((codes * scale - value) ** 2).sum())
+        zero = Format.gelu(scale, CONFIG.delta1).zero if name.endswith(".fc1") else 0.0
+        expected = 10 * np.log10((value**2).sum() / ((codes * scale + zero - value) ** 2).sum())
         assert by_name[name].snr_db == pytest.approx(expected, abs=1e-3), name
         assert by_name[name].rounding_db > by_name[name].snr_db - 1
+    assert by_name["blocks.0.mlp.fc1"].snr_db > 25  # nearly all of its 256 codes are used
     assert by_name["patch_embed"].rounding_db > 60 > by_name["blocks.0.norm1"].rounding_db
 
 

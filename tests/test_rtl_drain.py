@@ -19,7 +19,7 @@ from quant.approx import gelu, gelu_constants, sigmoid
 from quant.fixed import requantize, saturate
 
 ONE, CURVE = gelu_constants(0.5)
-OUT_MULT, OUT_SHIFT = 60000, 35
+OUT_MULT, OUT_SHIFT, OUT_OFFSET = 60000, 35, -4567
 
 
 def expected_results(mode, acc, mult, shift, residual):
@@ -66,7 +66,8 @@ def test_activation(mode, depth, pauses):
 
     async def wait(ctx):
         for name, value in (
-            ("is_gelu", mode == Drain.GELU), ("one", ONE), ("curve", CURVE), ("mult", OUT_MULT), ("shift", OUT_SHIFT),
+            ("is_gelu", mode == Drain.GELU), ("one", ONE), ("curve", CURVE), ("offset", OUT_OFFSET), ("mult", OUT_MULT),
+            ("shift", OUT_SHIFT),
         ):  # fmt: skip
             ctx.set(getattr(dut, name), value)
         while len(received) < num_words:
@@ -81,7 +82,7 @@ def test_activation(mode, depth, pauses):
         backgrounds=[sink(dut.o, received, pause=pauses[1], seed=1)],
     )
     is_gelu = mode == Drain.GELU
-    expected = requantize(gelu(x_i16, ONE, CURVE), OUT_MULT, OUT_SHIFT, 8) if is_gelu else sigmoid(x_i16)
+    expected = requantize(gelu(x_i16, ONE, CURVE, OUT_OFFSET), OUT_MULT, OUT_SHIFT, 8) if is_gelu else sigmoid(x_i16)
     assert [unpack_word(word, 8, lanes, is_signed=is_gelu).tolist() for word in received] == expected.reshape(
         num_words, -1
     ).tolist()

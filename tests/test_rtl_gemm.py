@@ -22,7 +22,7 @@ from amaranth.hdl import ResetInserter, Signal
 from rtl_streams import pack_word, read_port, run, unpack_word, write_port
 
 from hw.config import CONFIGS, AccelConfig
-from hw.isa import Descriptor, Drain, Opcode
+from hw.isa import ADDEND_MASK, Descriptor, Drain, Opcode
 from hw.rtl.activation_element import ActivationElement
 from hw.rtl.drain_element import DrainElement
 from hw.rtl.gemm import Gemm
@@ -39,7 +39,9 @@ WIDE_MODES = (Drain.SCORE, Drain.RESIDUAL, Drain.WIDE)
 
 
 ADDEND = -123456
-"""What SCORE adds for the package token, and no other mode; it moves a score by more than a few codes."""
+"""What SCORE adds for the package token, and GELU nothing of; it moves a score by more than a few codes."""
+GELU_ADDEND = -3456
+"""What GELU adds; it moves a result by more than a few codes."""
 
 
 class Memories:
@@ -108,7 +110,7 @@ class Memories:
         bits = 8 if mode == Drain.INT8 else 16
         scaled = requantize(acc + self.bias_i32[param], self.mult_u16[param], self.shift[param], bits)
         if mode == Drain.GELU:
-            return requantize(gelu(scaled, command.one, command.curve), command.mult, command.shift, 8)
+            return requantize(gelu(scaled, command.one, command.curve, GELU_ADDEND), command.mult, command.shift, 8)
         if mode == Drain.SIGMOID:
             return sigmoid(scaled)
         if mode == Drain.RESIDUAL:
@@ -123,8 +125,9 @@ def config_of(shape):
 
 def command_of(mode, **fields):
     one, curve = gelu_constants(1.0)
-    scale = {"mult": 50000, "shift": 34 if mode == Drain.GELU else 22, "addend": ADDEND & 0xFFFFFFFF}
-    return Descriptor(opcode=Opcode.GEMM, mode=mode, one=one, curve=curve, picture=1, **(scale | fields))
+    shift, addend = (34, GELU_ADDEND) if mode == Drain.GELU else (22, ADDEND)
+    defaults = {"mult": 50000, "shift": shift, "addend": addend & ADDEND_MASK, "one": one, "curve": curve, "picture": 1}
+    return Descriptor(opcode=Opcode.GEMM, mode=mode, **(defaults | fields))
 
 
 def as_payload(command):

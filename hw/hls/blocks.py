@@ -5,6 +5,8 @@ docs/hls.md lists their interfaces. Every tensor between two layers is a golden 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from hw.hls.block import INT8, INT16, INT32, LIVE, UINT8, UINT16, Arrays, HlsBlock, HlsLayer, Kind, Tensor
@@ -143,7 +145,8 @@ def _linear(name: str, source: str, shape: tuple[int, ...], layer: LinearLayer, 
 def _gelu(name: str, source: str, shape: tuple[int, ...], layer: GeluLayer, delta1: float, tap: str) -> list[HlsLayer]:
     """Return a linear layer to Q5.10, and GELU with its requantize to int8."""
     one, curve = gelu_constants(delta1)
-    constants = {"one": one, "curve": curve, "out_mult": layer.out_mult, "out_shift": layer.out_shift}
+    out = {name: getattr(layer, name) for name in ("out_mult", "out_shift", "out_offset")}
+    constants = {"one": one, "curve": curve, **out}
     feature = f"{name}_q10"
     return [
         *_linear(feature, source, shape, layer.linear),
@@ -161,7 +164,7 @@ def _sigmoid(name: str, source: str, shape: tuple[int, ...], layer: LinearLayer,
 
 
 def _merged(layer: GeluLayer) -> GeluLayer:
-    return GeluLayer(_merge_linear(layer.linear), layer.out_mult, layer.out_shift)
+    return replace(layer, linear=_merge_linear(layer.linear))
 
 
 def _merge_linear(layer: LinearLayer) -> LinearLayer:
@@ -179,8 +182,7 @@ def _merged_after_join(layer: GeluLayer) -> GeluLayer:
     weight_i8: I8 = np.zeros((heads, outputs, 2, heads, inputs // 2), np.int8)
     for head in range(heads):
         weight_i8[head, :, :, head] = layer.linear.weight_i8[head].reshape(outputs, 2, inputs // 2)
-    linear = _with_weights(layer.linear, weight_i8.reshape(heads * outputs, heads * inputs))
-    return GeluLayer(linear, layer.out_mult, layer.out_shift)
+    return replace(layer, linear=_with_weights(layer.linear, weight_i8.reshape(heads * outputs, heads * inputs)))
 
 
 def _with_weights(layer: LinearLayer, weight_i8: I8) -> LinearLayer:

@@ -22,7 +22,8 @@ class Activation(wiring.Component):
     Members
     -------
     i : In(stream of R x K signed(16));  o : Out(stream of R x K bytes)
-    is_gelu : In(1); one, curve, mult : In(16), shift : In(6) - stable while words are in flight
+    is_gelu : In(1); one, curve, mult : In(16), offset : In(signed(16)), shift : In(6) - stable while words are in
+        flight
     """
 
     def __init__(self, config: AccelConfig, element_module: str | None = None):
@@ -37,6 +38,7 @@ class Activation(wiring.Component):
                 "is_gelu": In(1),
                 "one": In(16),
                 "curve": In(16),
+                "offset": In(signed(16)),
                 "mult": In(16),
                 "shift": In(6),
             }
@@ -69,6 +71,7 @@ class Activation(wiring.Component):
                     element.is_gelu.eq(self.is_gelu),
                     element.one.eq(self.one),
                     element.curve.eq(self.curve),
+                    element.offset.eq(self.offset),
                     element.mult.eq(self.mult),
                     element.shift.eq(self.shift),
                 ]

@@ -17,7 +17,8 @@ class ActivationElement(wiring.Component):
     Members
     -------
     x : In(signed(16)) - Q5.10
-    is_gelu : In(1); one, curve, mult : In(16), shift : In(6) - for GELU; stable while results are in flight
+    is_gelu : In(1); one, curve, mult : In(16), offset : In(signed(16)), shift : In(6) - for GELU; stable while results
+        are in flight
     o : Out(8) - int8 or u8
     """
 
@@ -29,6 +30,7 @@ class ActivationElement(wiring.Component):
             "is_gelu": In(1),
             "one": In(16),
             "curve": In(16),
+            "offset": In(signed(16)),
             "mult": In(16),
             "shift": In(6),
             "o": Out(8),
@@ -48,6 +50,7 @@ class ActivationElement(wiring.Component):
             gelu.x.eq(x),
             gelu.one.eq(self.one),
             gelu.curve.eq(self.curve),
+            gelu.offset.eq(self.offset),
             requantize.acc.eq(gelu.o),
             requantize.mult.eq(self.mult),
             requantize.shift.eq(self.shift),

@@ -40,6 +40,7 @@ compute_job = data.StructLayout({"mode": Drain, "row_tiles": 16, "words": 16})
 write_job = data.StructLayout(
     {
         **{name: 16 for name in ("dst_base", "dst_stride", "row_tiles", "words", "one", "curve", "mult")},
+        "addend": signed(16),  # GELU's is short
         "shift": 6,
         "mode": Drain,
     }
@@ -287,6 +288,7 @@ class DrainUnit(wiring.Component):
             activation.is_gelu.eq(mode == Drain.GELU),
             activation.one.eq(job.one),
             activation.curve.eq(job.curve),
+            activation.offset.eq(job.addend),
             activation.mult.eq(job.mult),
             activation.shift.eq(job.shift),
         ]

@@ -11,14 +11,17 @@ from quant.approx import ERF_KNEE_Q10
 
 
 class Gelu(wiring.Component):
-    """x/2 * (1 + L_erf(x / sqrt(2))), Q5.10 in and Q26 out: a pipeline that never stops. Golden: quant.approx.gelu.
+    """x/2 * (1 + L_erf(x / sqrt(2))) + offset, Q5.10 and Q11 in, Q26 out: a pipeline that never stops.
+
+    Golden: quant.approx.gelu.
 
     Latency LATENCY cycles, 1 result per cycle.
 
     Members
     -------
     x : In(signed(16))
-    one, curve : In(16) - quant.approx.gelu_constants; stable while results are in flight.
+    one, curve : In(16) - quant.approx.gelu_constants; stable while results are in flight
+    offset : In(signed(16)) - quant.approx.gelu_offset; as stable
     o : Out(signed(32))
     """
 
@@ -30,6 +33,7 @@ class Gelu(wiring.Component):
                 "x": In(signed(16)),
                 "one": In(16),
                 "curve": In(16),
+                "offset": In(signed(16)),
                 "o": Out(signed(32)),
             }
         )
@@ -55,10 +59,12 @@ class Gelu(wiring.Component):
         ]
 
         product = Signal(32, reset_less=True)
+        moved = Signal(signed(17), reset_less=True)
         total = Signal(signed(32), reset_less=True)
         m.d.sync += [
+            moved.eq(delay(m, self.x, 5, name="x") + self.offset),
             product.eq(delay(m, magnitude, 4, name="magnitude") * erf_q15),
-            total.eq((delay(m, self.x, 6, name="x") << 15) + product),
+            total.eq((moved << 15) + product),
         ]
         m.d.comb += self.o.eq(total)
         return m

@@ -7,8 +7,9 @@
 
 namespace nnet {
 
-// Q26 of x/2 * (1 + L_erf(x / sqrt(2))) for x in Q5.10. ONE is delta1 in Q15, CURVE delta1 * 0.1444 in Q15.
-template <int ONE, int CURVE> ap_int<33> heatvit_gelu_q26(ap_int<16> x) {
+// Q26 of x/2 * (1 + L_erf(x / sqrt(2))) + OFFSET for x in Q5.10, OFFSET in Q11. ONE is delta1 in Q15, CURVE
+// delta1 * 0.1444 in Q15.
+template <int ONE, int CURVE, int OFFSET> ap_int<33> heatvit_gelu_q26(ap_int<16> x) {
     #pragma HLS INLINE
     const int knee = 2562; // 1.769 * sqrt(2) in Q10
     ap_uint<16> magnitude = x < 0 ? ap_uint<16>(-ap_int<17>(x)) : ap_uint<16>(x);
@@ -16,7 +17,7 @@ template <int ONE, int CURVE> ap_int<33> heatvit_gelu_q26(ap_int<16> x) {
     ap_uint<17> square = ap_uint<24>(below * below) >> 7;
     ap_int<31> bend = square * ap_uint<13>(CURVE);
     ap_int<17> erf = ONE - heatvit_round(bend, 13);
-    return (ap_int<33>(x) << 15) + ap_int<33>(magnitude * erf);
+    return (ap_int<33>(x + OFFSET) << 15) + ap_int<33>(magnitude * erf);
 }
 
 struct heatvit_gelu_kernel {
@@ -24,7 +25,7 @@ struct heatvit_gelu_kernel {
     Channels:
         for (unsigned c = 0; c < CONFIG_T::n_out; c++) {
             #pragma HLS UNROLL
-            ap_int<33> active = heatvit_gelu_q26<CONFIG_T::one, CONFIG_T::curve>(data[c]);
+            ap_int<33> active = heatvit_gelu_q26<CONFIG_T::one, CONFIG_T::curve, CONFIG_T::out_offset>(data[c]);
             res[c] = heatvit_requantize<8>(active, CONFIG_T::out_mult, CONFIG_T::out_shift);
         }
     }
