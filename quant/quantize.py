@@ -92,12 +92,12 @@ class Quantizer:
     ) -> LinearLayer:
         """Quantize weight (..., out, in) symmetrically per output channel and bias (..., out) at accumulator scale.
 
-        in_zero is the value of the operand's code 0; the bias takes what the weights make of it.
+        in_zero is the value of the operand's code 0, at most that of 128 codes; the bias takes what the weights make of
+        it, no more than the products may be.
         """
         weight_scale = weight.abs().amax(dim=-1) / WEIGHT_MAX
         # A channel of tiny weights gets a coarser scale, so that its bias and its multiplier stay in range.
-        bias_bound = bias.abs() + in_zero * weight.abs().sum(dim=-1)
-        weight_scale = torch.maximum(weight_scale, bias_bound / (in_scale * BIAS_MAX))
+        weight_scale = torch.maximum(weight_scale, bias.abs() / (in_scale * BIAS_MAX))
         weight_scale = weight_scale.clamp(min=out_scale / in_scale * 2.0**-20)
         mult, shift = multipliers(weight_scale * in_scale / out_scale)
         weight_codes = _codes(weight / weight_scale[..., None])

@@ -12,8 +12,9 @@ import pytest
 
 from hw.check import check_order, check_program
 from hw.dependency import WAIT_FIELDS, footprints
-from hw.isa import UNIT_OF, Descriptor, Drain, Memory, Opcode, Region, Unit
+from hw.isa import ADDEND_MASK, UNIT_OF, Descriptor, Drain, Memory, Opcode, Region, Unit
 from hw.program import compile_network
+from quant.approx import GELU_OFFSET_MIN
 from tests.programs import array, case
 
 SHAPE = (2, 8, 4)
@@ -86,6 +87,13 @@ def test_shift_of_a_mode_is_checked():
     index = first(Opcode.GEMM, Drain.SCORE)
     with pytest.raises(ValueError, match=f"shift of descriptor {index} .*at most 47, not 48"):
         check_program(changed(index, shift=48), CONFIG)
+
+
+@pytest.mark.parametrize("offset", [1, GELU_OFFSET_MIN - 1])
+def test_offset_of_gelu_is_checked(offset):
+    index = first(Opcode.GEMM, Drain.GELU)
+    with pytest.raises(ValueError, match=f"addend of descriptor {index} .*in {GELU_OFFSET_MIN}..0, as i32, not"):
+        check_program(changed(index, addend=offset & ADDEND_MASK), CONFIG)
 
 
 def test_gemm_must_not_overwrite_its_operand():

@@ -1,9 +1,9 @@
 """Conversion of float networks.
 
 Testpoints: tensor multipliers equal the scalar contract; weights, biases and multipliers of a layer restore the float
-layer; tiny, zero and bias-only channels; LayerNorm parameters use their range; the folded head mean, the score
-difference, the package bias and the CLS row; every tap of the golden model is close to float; the integer network runs
-on the golden model and survives its file; refusals name the parameter.
+layer, also where code 0 is not 0; tiny, zero and bias-only channels; GELU and LayerNorm use their range; the folded
+head mean, the score difference, the package bias and the CLS row; every tap of the golden model is close to float; the
+integer network runs on the golden model and survives its file; refusals name the parameter.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from quant.approx import GELU_MIN
 from quant.bounds import norm_bound, prove_bounds
 from quant.config import NetworkConfig
-from quant.convert import calibrate, check_parameters, convert, to_arrays, to_tensors
+from quant.convert import calibrate, check_parameters, convert, run_float, to_arrays, to_tensors
 from quant.fake_quant import Mode, Quantized
 from quant.fixed import quantize_multiplier
 from quant.layers import linear
 from quant.network_file import load_network, save_network
+from quant.observe import RATIOS
 from quant.parameters import parameter_shapes
 from quant.quantize import Quantizer, multipliers, quantize
 from quant.reference import run
@@ -63,7 +66,8 @@ def test_tensor_multipliers_refuse_what_the_scalar_ones_do(real: float) -> None:
         multipliers(torch.tensor([1.0, real], dtype=torch.float64))
 
 
-def test_linear_layer_restores_the_float_layer() -> None:
+@pytest.mark.parametrize("in_zero", [0.0, 3.7])
+def test_linear_layer_restores_the_float_layer(in_zero: float) -> None:
     rng = np.random.default_rng(1)
     weight = torch.from_numpy(rng.normal(0, 0.1, (6, 32)))
     weight[3] *= 1e-9  # lost in the bias, as it is in float
@@ -71,14 +75,35 @@ def test_linear_layer_restores_the_float_layer() -> None:
     bias = torch.from_numpy(rng.normal(0, 1, 6))
     weight[5], bias[5] = 0, 0
     in_scale, out_scale = 0.03, 2.0**-10
-    layer = Quantizer({}, {}).linear(weight, bias, in_scale, out_scale)
+    layer = Quantizer({}, {}).linear(weight, bias, in_scale, out_scale, in_zero)
     assert torch.as_tensor(layer.weight_i8).abs().amax(dim=1).tolist() == [127, 127, 127, 0, 0, 0]
     codes = torch.from_numpy(rng.integers(-128, 128, (50, 32)))
-    exact = (codes * in_scale).to(torch.float64) @ weight.T + bias
+    values = codes.to(torch.float64) * in_scale + in_zero
+    exact = values @ weight.T + bias
     # Half a code for the output, half a weight code for every operand.
     weight_scale = weight.abs().amax(dim=1) / 127
-    bound = 0.5 + ((codes.abs().sum(dim=1)[:, None] + 1) * in_scale * weight_scale / 2 + 1e-3) / out_scale
+    bound = 0.5 + ((values.abs().sum(dim=1)[:, None] + in_scale) * weight_scale / 2 + 1e-3) / out_scale
     assert ((linear(codes, layer, 16) - exact / out_scale).abs() <= bound + exact.abs() / out_scale * 2**-15).all()
+
+
+def test_codes_of_gelu_use_their_range() -> None:
+    config = replace(CONFIG, delta1=1.0)
+    rng = np.random.default_rng(9)
+    parameters = check_parameters(random_parameters(rng, config), config)
+    pictures_u8 = pictures(rng, config, 8)
+    taps: dict[str, list[Tensor]] = {}
+
+    def record(name: str, tensor: Quantized, valid: Tensor) -> None:
+        if name.endswith(".fc1"):
+            taps.setdefault(name, []).append(tensor.value[valid])
+
+    run_float(parameters, config, pictures_u8, MEAN, STD, None, record)
+    scales = calibrate(parameters, config, pictures_u8, MEAN, STD)
+    assert list(taps) == ["blocks.0.mlp.fc1", "blocks.1.mlp.fc1"]
+    for name, values in taps.items():
+        largest = float(torch.cat(values).max())
+        candidates = [(largest - GELU_MIN) * ratio / 255 for ratio in RATIOS]
+        assert min(abs(scales[name] / scale - 1) for scale in candidates) < 1e-3
 
 
 def test_norm_parameters_use_their_range_and_stay_inside_the_bound() -> None:

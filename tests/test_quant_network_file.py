@@ -96,6 +96,7 @@ def test_wrong_tensors_are_named(
         ("blocks.1.score_shift", True, "scalar blocks.1.score_shift must be an integer in 0..47, not True"),
         ("blocks.1.context_mult", 3, "scalar blocks.1.context_mult must be an integer in 32768..65535, not 3"),
         ("norm.eps", 0, "scalar norm.eps must be an integer in 1..4294967295, not 0"),
+        ("blocks.1.fc1.out_offset", 1, "scalar blocks.1.fc1.out_offset must be an integer in -32768..0, not 1"),
         ("norm.shift", 32, "scalar norm.shift must be an integer in 0..31, not 32"),
         ("selectors.0.threshold_u16", 0.5, "scalar selectors.0.threshold_u16 must be an integer in 0..65535, not 0.5"),
         ("selectors.0.pool_shift", 32, "scalar selectors.0.pool_shift must be an integer in 0..31, not 32"),
