@@ -48,13 +48,18 @@ def gelu_constants(delta1: float) -> tuple[int, int]:
     return round(delta1 * (1 << 15)), round(delta1 * ERF_CURVE * (1 << 15))
 
 
+def has_minimum(delta1: float) -> bool:
+    """Whether GELU is at least GELU_MIN everywhere; with a delta1 below 1 it falls without end."""
+    return delta1 == 1
+
+
 def gelu_offset(scale: float, delta1: float) -> int:
     """Return the Q11 code, in GELU_OFFSET_MIN..0, that `gelu` adds so that int8 codes of `scale` begin at its minimum.
 
-    GELU is hardly negative: with code 0 for 0, nearly half of the codes would stand for nothing. A delta1 below 1
-    leaves the function without a minimum; its codes are symmetrical.
+    GELU is hardly negative: with code 0 for 0, nearly half of the codes would stand for nothing. Without a minimum the
+    codes are symmetrical.
     """
-    if delta1 != 1:
+    if not has_minimum(delta1):
         return 0
     return max(min(-round((128 * scale + GELU_MIN) / GELU_OFFSET_SCALE), 0), GELU_OFFSET_MIN)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quant.approx import GELU_MIN
+from quant.approx import GELU_MIN, has_minimum
 from quant.bounds import prove_bounds
 from quant.config import NetworkConfig
 from quant.fake_quant import Mode, Quantized
@@ -74,13 +74,13 @@ def calibrate(
         raise ValueError(f"mean and std must have {config.in_chans} entries, not {len(mean)} and {len(std)}")
     observers: defaultdict[str, RangeObserver] = defaultdict(RangeObserver)
 
+    def is_one_sided(tap: str) -> bool:
+        return tap.endswith(".fc1") and has_minimum(config.delta1)
+
     def record(tap: str, tensor: Quantized, valid: Tensor) -> None:
         if not tap.endswith(FIXED_FORMATS):
             values = tensor.value[valid]
             observers[scale_name(tap)].add((values - GELU_MIN if is_one_sided(tap) else values).cpu().numpy())
-
-    def is_one_sided(tap: str) -> bool:
-        return tap.endswith(".fc1") and config.delta1 == 1
 
     run_float(parameters, config, pictures_u8, mean, std, thresholds, record)
     # All 256 codes are for the values above GELU's minimum: half of those that 9 bits have.
