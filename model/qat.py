@@ -66,7 +66,11 @@ class QatNetwork(nn.Module):
         return cls(network, scales, thresholds)
 
     def forward(self, pictures_u8: Tensor, record: Recorder = ignore_tap) -> QatOutput:
-        """Run uint8 pictures (B, C, S, S); record receives every tap."""
+        """Run uint8 pictures (B, C, S, S); record receives every tap. Autocast is off: it would round the integers."""
+        with torch.autocast(pictures_u8.device.type, enabled=False):
+            return self._run(pictures_u8, record)
+
+    def _run(self, pictures_u8: Tensor, record: Recorder) -> QatOutput:
         integers, config = self._quantized(), self.network.config
         residuals: list[tuple[Tensor, Tensor]] = []
         if torch.is_grad_enabled():

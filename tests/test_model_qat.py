@@ -1,9 +1,10 @@
 """Quantization-aware training is the golden model, exactly, and the float model, closely.
 
 Testpoints: with and without selectors, all and none pruned: logits, tokens, counts and every tap of the training and
-the evaluation forward equal the golden model on the exported network, before and after an optimizer step; gradients
-reach every parameter and point where those of the float network point; a decision passes its gradient to the score;
-some steps lower a loss; float logits and golden logits are close; observed taps are the float network's.
+the evaluation forward equal the golden model on the exported network, before and after an optimizer step and under
+autocast; gradients reach every parameter and point where those of the float network point; a decision passes its
+gradient to the score; some steps lower a loss; float logits and golden logits are close; observed taps are the float
+network's.
 """
 
 from __future__ import annotations
@@ -133,6 +134,13 @@ def test_an_optimizer_step_keeps_them_equal() -> None:
         (output.logits.square().mean() + sum(mask.mean() for mask in output.keep_masks)).backward()
         optimizer.step()
         assert_equal_to_golden(qat, pictures)
+
+
+def test_bfloat16_products_of_a_float_teacher_leave_the_integers_alone() -> None:
+    rng = np.random.default_rng(23)
+    qat = QatNetwork.calibrated(float_network(rng, CONFIG), random_batch(rng, CONFIG), [32768, 33000])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_equal_to_golden(qat, random_batch(rng, CONFIG))
 
 
 def test_gradients_reach_every_parameter() -> None:
