@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PRECISIONS = ("float32", "bfloat16")
 FILE_KINDS = (".json", ".toml")
@@ -158,10 +164,4 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _parse(suffix: str, text: str) -> Any:
-    if suffix == ".json":
-        return json.loads(text)
-    try:
-        import tomllib
-    except ModuleNotFoundError:
-        raise ValueError("TOML needs Python 3.11, write the recipe as JSON") from None
-    return tomllib.loads(text)
+    return json.loads(text) if suffix == ".json" else tomllib.loads(text)

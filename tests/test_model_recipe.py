@@ -56,7 +56,6 @@ def test_network_survives_a_round_trip(tmp_path: Path) -> None:
 
 
 def test_toml_recipe(tmp_path: Path) -> None:
-    pytest.importorskip("tomllib")
     (tmp_path / "recipe.toml").write_text(TOML)
     recipe = load_recipe(str(tmp_path / "recipe.toml"))
     assert recipe.batch_size == 16 and recipe.select.epochs == 3 and recipe.select.exploration == 0.5
