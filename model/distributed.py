@@ -20,6 +20,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 Rows = TypeVar("Rows", NDArray[Any], Tensor)
+Value = TypeVar("Value")
 Mean: TypeAlias = Callable[[Tensor], Tensor]
 """The mean of all values of a batch, whatever part of it this process has: torch.mean, or Processes.mean."""
 
@@ -59,6 +60,14 @@ class Processes:
         for rank, piece in enumerate(pieces):
             batch[rank :: self.size] = piece
         return batch
+
+    def from_main(self, value: Value) -> Value:
+        """Return what the main process has here, in every process: it decides where theirs could differ."""
+        if self.size == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values)
+        return values[0]
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over all values of all processes, which may have different numbers of them, in float32.

@@ -64,6 +64,11 @@ def check_main_first(processes: Processes, file: Path) -> None:
         assert file.read_text() == "made"
 
 
+def check_from_main(processes: Processes) -> None:
+    """What the processes have of their own becomes what the main one has."""
+    assert processes.from_main({"block": 3 + processes.rank}) == {"block": 3}
+
+
 def check_gradients(processes: Processes, network: nn.Module, teacher: VisionTransformer, batch_size: int) -> None:
     """Both processes get the gradients of the whole batch, from all terms of the loss."""
     torch.manual_seed(batch_size)
@@ -134,6 +139,7 @@ def together(folder: Path) -> None:
         check_mean(processes)
         check_collect(processes)
         check_main_first(processes, folder / "made")
+        check_from_main(processes)
         torch.manual_seed(0)
         network = VisionTransformer(CONFIG, Normalisation((0.5,), (0.3,)))
         teacher = VisionTransformer(replace(CONFIG, selectors=()), network.normalisation)

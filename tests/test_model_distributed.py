@@ -1,9 +1,9 @@
 """Several processes that train as one.
 
 Testpoints: two processes of torchrun find the mean of a batch with its gradient, the rows they shared out, the files of
-the main process, the gradients of the whole batch for the float and the 8-bit network (also with a share of nothing),
-the evaluation of one process, and do not wait forever for one that stays away; a process alone needs none of that; a
-batch that cannot be shared out evenly and a missing device are refused.
+the main process and what it decides, the gradients of the whole batch for the float and the 8-bit network (also with a
+share of nothing), the evaluation of one process, and do not wait forever for one that stays away; a process alone needs
+none of that; a batch that cannot be shared out evenly and a missing device are refused.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_process_alone_has_everything() -> None:
     rows, network = np.arange(6).reshape(3, 2), nn.Linear(1, 1)
     assert ALONE.is_main and ALONE.replicate(network) is network
     assert np.array_equal(ALONE.share(rows), rows) and ALONE.collect(rows) is rows
-    assert ALONE.mean(torch.tensor([1.0, 2.0])).item() == 1.5
+    assert ALONE.mean(torch.tensor([1.0, 2.0])).item() == 1.5 and ALONE.from_main(rows) is rows
     assert ALONE.mean((torch.arange(1000) < 701).bfloat16()).item() == pytest.approx(0.701)  # 0.703 in 8 bits
     with ALONE.main_first(), open_processes() as processes:
         assert processes == ALONE
