@@ -61,7 +61,7 @@ app.command()(cli_compare.compare)
 def evaluate(
     context: typer.Context,
     network_file: Annotated[
-        Path | None, typer.Argument(metavar="[NETWORK]", help="Float checkpoint or integer network.")
+        Path | None, typer.Argument(metavar="[NETWORK]", help="Float network of heatvit train, or integer network.")
     ] = None,
     images: Images = "digits:test",
     count: Count = None,

@@ -5,6 +5,7 @@ Nothing here can execute what it reads, and a network with a missing, misshapen 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.approx import Kernels
 from model.files import whole_file
@@ -59,6 +60,8 @@ def save_network(path: Path, network: VisionTransformer) -> None:
 
 def load_network(path: Path) -> VisionTransformer:
     """Return the network of a file of `save_network`. Raises ValueError naming the file and what is wrong with it."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"checkpoint must be a .safetensors file of heatvit train, not {str(path)!r}")
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise ValueError(f"checkpoint {path} must be of format {FORMAT}, not {metadata.get('format')!r}")
@@ -77,8 +80,11 @@ def load_network(path: Path) -> VisionTransformer:
 def load_timm(path: Path, config: NetworkConfig, normalisation: Normalisation) -> VisionTransformer:
     """Return a network with the weights of a plain timm state dict (.safetensors, .npz or .pth).
 
-    A file without selectors leaves those of the config freshly initialised. Raises ValueError as `load_network`.
+    A file without selectors leaves those of the config freshly initialised. Raises ValueError as `load_network`, and
+    for a file of `save_network`, which has a topology and a normalisation of its own.
     """
+    if _is_ours(path):
+        raise ValueError(f"weights {path} must be a plain state dict with timm's names, not a network of heatvit train")
     return _from_state(_read_state(path), path, config, normalisation)
 
 
@@ -87,12 +93,36 @@ def load_any(path: Path, config: NetworkConfig, normalisation: Normalisation) ->
 
     A state dict without selectors gives the network without selectors. Raises ValueError as `load_network`.
     """
-    if path.suffix == ".safetensors" and read_tensors(path)[1].get("format") == FORMAT:
+    if _is_ours(path):
         return load_network(path)
     state = _read_state(path)
     if not any(name.startswith("selectors.") for name in state):
         config = replace(config, selectors=())
     return _from_state(state, path, config, normalisation)
+
+
+def load_dense(path: Path, config: NetworkConfig, normalisation: Normalisation) -> VisionTransformer:
+    """Return the network without selectors of a file as `load_any` takes it.
+
+    A plain timm state dict gets this topology, whose selectors do not count, and this normalisation. Raises ValueError
+    as `load_network`, and if the file holds another topology or a network with selectors.
+    """
+    config = replace(config, selectors=())
+    network = load_any(path, config, normalisation)
+    found = network.config.to_dict()
+    for name, value in config.to_dict().items():
+        if found[name] != value:
+            raise ValueError(f"the network of checkpoint {path} must have {name} {value!r}, not {found[name]!r}")
+    return network
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return one SHA-256, as hexadecimal digits, over the names, shapes and values of a network's tensors."""
+    total = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        total.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _from_state(
@@ -111,6 +141,10 @@ def _from_state(
     check_tensors(tensors, state, str(path))
     network.load_state_dict(tensors)
     return network
+
+
+def _is_ours(path: Path) -> bool:
+    return path.suffix == ".safetensors" and read_tensors(path)[1].get("format") == FORMAT
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Network files.
 
 Testpoints: a saved network comes back exactly with its topology and normalisation; writing is whole or not at all;
-plain timm weights load from all three formats, with fresh selectors or without any; missing, truncated, foreign and
+plain timm weights load from all three formats, with fresh selectors or without any; a dense network comes from either
+kind, with its own normalisation and functions if it has them; missing, truncated, foreign and
 misdescribed files, wrong shapes, missing, unknown and non-finite tensors are refused by name; pickles that run code are
 not run.
 """
@@ -16,7 +17,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import FORMAT, load_any, load_network, load_timm, save_network, write_tensors
+from model.checkpoint import (
+    FORMAT,
+    load_any,
+    load_dense,
+    load_network,
+    load_timm,
+    save_network,
+    weights_digest,
+    write_tensors,
+)
 from model.config import NETWORKS
 from model.npz import read_npz
 from model.vit import Normalisation, VisionTransformer
@@ -81,6 +91,30 @@ def test_any_file_with_selectors_keeps_them(tmp_path: Path) -> None:
     assert_equal(load_any(tmp_path / "ours.safetensors", NETWORKS["deit_tiny"], GREY), network())
     save_file(network().state_dict(), tmp_path / "plain.safetensors")
     assert_equal(load_any(tmp_path / "plain.safetensors", TINY, GREY), network())
+
+
+def test_dense_networks_keep_what_they_were_trained_with(tmp_path: Path) -> None:
+    path = tmp_path / "ours.safetensors"
+    save_network(path, network(selectors=False))
+    assert_equal(load_dense(path, TINY, Normalisation((0.1,), (0.9,))), network(selectors=False))
+    save_file(network(selectors=False).state_dict(), tmp_path / "plain.safetensors")
+    assert_equal(load_dense(tmp_path / "plain.safetensors", TINY, GREY), network(selectors=False))
+    with pytest.raises(ValueError, match=r"weights .*ours\.safetensors must be a plain state dict with timm's names"):
+        load_timm(path, TINY, GREY)
+    with pytest.raises(ValueError, match=r"ours\.safetensors must have depth 9, not \d"):
+        load_dense(path, replace(TINY, depth=9), GREY)
+    save_network(path, network())
+    with pytest.raises(ValueError, match=r"ours\.safetensors must have selectors \[\], not \[\d, \d\]"):
+        load_dense(path, TINY, GREY)
+    with pytest.raises(ValueError, match=r"must be a \.safetensors file of heatvit train, not .*net\.npz"):
+        load_network(tmp_path / "net.npz")
+
+
+def test_digest_is_of_names_shapes_and_values() -> None:
+    first, second = network(), network()
+    assert weights_digest(first) == weights_digest(second)
+    second.head.bias.data[0] = second.head.bias.data[0].nextafter(torch.tensor(9.0))
+    assert weights_digest(first) != weights_digest(second) != weights_digest(network(selectors=False))
 
 
 def test_half_precision_weights_become_float(tmp_path: Path) -> None:
