@@ -27,7 +27,8 @@ Images = Annotated[
         "--images",
         metavar="SOURCE",
         help="A folder of pictures (with one sub-folder a class if labels matter), a data set saved by Hugging Face's "
-        "datasets, an .npz or .npz.xz pack, digits, digits:train or digits:test.",
+        "datasets, an .npz or .npz.xz pack, or digits. SOURCE:train is what `heatvit train` learns from, SOURCE:test "
+        "what it holds back.",
     ),
 ]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Use only the first so many pictures.")]

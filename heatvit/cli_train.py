@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from heatvit.cli_common import Count, Images, JsonFile, Network, finish
+from heatvit.cli_common import Count, JsonFile, Network, finish
 from heatvit.progress import show_progress
 
 
@@ -29,7 +29,15 @@ def train(
         str, typer.Option("--recipe", metavar="NAME|FILE", help="How to train: digits, or a .json or .toml file.")
     ] = "digits",
     network: Network = "digits",
-    images: Images = "digits",
+    images: Annotated[
+        str,
+        typer.Option(
+            "--images",
+            metavar="SOURCE",
+            help="Labelled pictures: a folder with one sub-folder a class, or with train and val that hold them, a "
+            "data set saved by Hugging Face's datasets, an .npz or .npz.xz pack, or digits.",
+        ),
+    ] = "digits",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the checkpoints.")] = Path("build/train"),
     device: Annotated[
         str, typer.Option("--device", metavar="NAME", help="cpu, or cuda: one device a process.")

@@ -1,4 +1,4 @@
-"""Pictures for a network by one word: the sources of model.data, the fixed split of the digits, unlabelled folders."""
+"""Pictures for a network by one word: the sources of model.data, one side of their split, unlabelled folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from quant.network import U8
 
 TEST_RATIO = 0.2
 SPLIT_SEED = 0
-"""The split that training and evaluation of the digits agree on, and of other sources without a split of their own."""
+"""The split of sources without one of their own, on which training and evaluation agree."""
+PARTS = ("train", "test")
+"""What may follow a source and a colon."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ def load_split(source: str, config: NetworkConfig) -> Split:
 def open_pictures(source: str, config: NetworkConfig, count: int | None = None) -> tuple[Pictures, bool]:
     """Return (pictures, labelled): all of a source, or the first `count` of it.
 
-    source: "digits:train" or "digits:test", what `load_pictures` takes, or a folder of pictures; only the last has no
-    labels. Raises ValueError naming what cannot be read.
+    source: what `load_pictures` takes; what `load_split` takes with ":train" or ":test" behind it; or a folder of
+    pictures, and only that has no labels. Raises ValueError naming what cannot be read.
     """
     is_labelled = not _is_flat_folder(Path(source))
-    if source in ("digits:train", "digits:test"):
-        split = load_split("digits", config)
-        pictures = split.train if source == "digits:train" else split.test
+    base, part = _base_and_part(source)
+    if part is not None:
+        split = load_split(base, config)
+        pictures = split.train if part == "train" else split.test
     elif is_labelled:
         pictures = load_pictures(source, config)
     else:
@@ -62,10 +65,10 @@ def open_pictures(source: str, config: NetworkConfig, count: int | None = None) 
 
 def check_apart(images: str, calibrate: str) -> None:
     """Raise ValueError if two sources name the same pictures, or one the folder that holds the other."""
-    paths = [Path(source).resolve() for source in (images, calibrate)]
-    is_nested = paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0])
-    is_digits = "digits" in (images, calibrate) and all(source.startswith("digits") for source in (images, calibrate))
-    if is_nested or is_digits:
+    (path, part), (other, other_part) = map(_place, (images, calibrate))
+    is_nested = path.is_relative_to(other) or other.is_relative_to(path)
+    are_sides = path == other and {part, other_part} == {*PARTS}
+    if is_nested and not are_sides:
         raise ValueError(f"calibration pictures must not be among those measured: {calibrate!r} and {images!r} overlap")
 
 
@@ -77,6 +80,21 @@ def first(pictures: Pictures, count: int) -> Pictures:
 def load_all(pictures: Pictures) -> U8:
     """Return the pixels of all pictures (N, C, size, size)."""
     return pictures.load(np.arange(len(pictures.labels)))
+
+
+def _base_and_part(source: str) -> tuple[str, str | None]:
+    """Return (base, part) of BASE:train and BASE:test, and (source, None) of any other source."""
+    base, _, part = source.rpartition(":")
+    return (base, part) if part in PARTS and base and not Path(source).exists() else (source, None)
+
+
+def _place(source: str) -> tuple[Path, str | None]:
+    """Return where the pictures of a source are, and which side of the split of that place they are."""
+    base, part = _base_and_part(source)
+    folders = train_and_test(Path(base)) if part else None
+    if folders is None:
+        return Path(base).resolve(), part
+    return folders[PARTS.index(part or "train")].resolve(), None
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
