@@ -134,7 +134,9 @@ class Demo:
         integer_dense = convert(dense.state_dict(), dense.config, calibration_u8, normalisation.mean, normalisation.std)
         write_network(integer_dense, self.dense_file)
         recipe = load_recipe(self.settings.recipe)
-        network = finetune(pruned, dense, recipe, self.split.train, calibration_u8, training / "8-bit", self.progress)
+        network, _ = finetune(
+            pruned, dense, recipe, self.split.train, calibration_u8, training / "8-bit", self.progress
+        )
         exported = network.export()
         comparison = compare_with_golden(
             network, exported, load_all(first(self.split.test, self.settings.qat_pictures))

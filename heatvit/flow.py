@@ -74,7 +74,8 @@ def quantize_network(
     all pictures of the source, which must then have labels; an interrupted training goes on from the folder
     <out>.training. Several processes train as one.
     """
-    network = checkpoint.load_any(checkpoint_file, load_network_config(topology), IMAGENET)
+    named = load_network_config(topology)
+    network = checkpoint.load_any(checkpoint_file, named, IMAGENET)
     pictures, is_labelled = open_pictures(calibrate, network.config, None if finetuning else count)
     calibration = first(pictures, count or CALIBRATION_PICTURES)
     bars = progress or Progress(disable=True)
@@ -83,9 +84,9 @@ def quantize_network(
     else:
         if not is_labelled:
             raise ValueError(f"training needs labelled pictures: one sub-folder a class, or a pack, not {calibrate!r}")
-        recipe, teacher = load_recipe(finetuning.recipe), checkpoint.load_network(finetuning.teacher)
+        recipe, teacher = load_recipe(finetuning.recipe), checkpoint.load_any(finetuning.teacher, named, IMAGENET)
         folder = out.with_name(f"{out.name}.training")
-        trained = finetune(network, teacher, recipe, pictures, load_all(calibration), folder, bars, processes)
+        trained, _ = finetune(network, teacher, recipe, pictures, load_all(calibration), folder, bars, processes)
         integer_network = trained.export()
     with processes.main_first():
         if processes.is_main:

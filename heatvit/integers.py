@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,12 +17,13 @@ from torch import Tensor
 from heatvit.pictures import first, load_all
 from heatvit.progress import reporter
 from model.approx import Kernels
+from model.checkpoint import weights_digest
 from model.data import Pictures
 from model.distributed import ALONE, Processes
 from model.pruning.plan import NO_STAGE
 from model.qat import QatNetwork
 from model.recipe import Recipe, Stage
-from model.resume import Record
+from model.resume import History, Record
 from model.train import Run, fit, threads
 from model.vit import VisionTransformer
 from quant.convert import calibrate, check_parameters, export
@@ -34,7 +36,7 @@ from quant.reference import run as run_golden
 CALIBRATION_PICTURES = 128
 """Pictures that fix the activation scales unless a count is given."""
 RECONSTRUCTION_PICTURES = 1000
-"""On as many the integers learn to answer as the float network does; DeiT-Tiny takes about six minutes of a core."""
+"""On as many the integers learn to answer as the float network does; DeiT-Tiny takes about seven minutes of a core."""
 RECONSTRUCTION = Recipe(
     keep_ratios=(),
     dense=NO_STAGE,
@@ -125,27 +127,39 @@ def finetune(
     progress: Progress,
     processes: Processes = ALONE,
     held_out_u8: U8 | None = None,
-) -> QatNetwork:
+) -> tuple[QatNetwork, History]:
     """Train the 8-bit network for recipe.quantize; folder keeps the state by which an interrupted run goes on.
 
     It starts from what post-training quantization makes of `pruned`; the teacher is `pruned` itself or what that was
-    trained against. With held-out pictures the selectors stay as they
-    are, and before and after the training their thresholds are set so that these pictures keep recipe.keep_ratios;
-    without, the selectors learn on. Several processes train as one.
+    trained against. With held-out pictures the selectors stay as they are, and before and after the training their
+    thresholds are set so that these pictures keep recipe.keep_ratios; without, the selectors learn on. Several
+    processes train as one. Returns the network and the history of its epochs. Raises ValueError if folder holds
+    another training.
     """
+    if len(recipe.keep_ratios) != (count := len(pruned.config.selectors)):
+        raise ValueError(f"keep_ratios must have {count} entries, not {recipe.keep_ratios!r}")
+    description = {
+        "recipe": recipe.to_dict(),
+        "config": pruned.config.to_dict(),
+        "start_sha256": weights_digest(pruned),
+        "teacher_sha256": weights_digest(teacher),
+        "calibration_sha256": hashlib.sha256(calibration_u8.tobytes()).hexdigest(),
+        "num_pictures": len(train_pictures.labels),
+    }
+    description = processes.from_main(description)
+    with processes.main_first():
+        record = Record.open(folder / "training.json", description)
     start = quantize_after_training(pruned, calibration_u8)
     network = _trainable(pruned, start, processes.device)
     if held_out_u8 is not None:
         network.network.selectors.requires_grad_(False)
         recipe = replace(recipe, ratio_weight=0.0)  # the thresholds see to it
         network.thresholds = fit_thresholds(start.integers, held_out_u8, recipe.keep_ratios)
-    with processes.main_first():
-        record = Record.open(folder / "training.json", {"recipe": recipe.to_dict(), "config": pruned.config.to_dict()})
     run = Run(recipe, train_pictures, folder, progress, record, processes)
-    fit(run, "8-bit", recipe.quantize, network, folder / "integer.progress.safetensors", teacher)
+    history = fit(run, "8-bit", recipe.quantize, network, folder / "integer.progress.safetensors", teacher)
     if held_out_u8 is not None:
         network.thresholds = fit_thresholds(network.export(), held_out_u8, recipe.keep_ratios)
-    return network
+    return network, history
 
 
 def compare_with_golden(network: QatNetwork, exported: IntegerNetwork, pictures_u8: U8) -> QatComparison:
@@ -159,12 +173,12 @@ def compare_with_golden(network: QatNetwork, exported: IntegerNetwork, pictures_
             taps[name] = (value.codes, valid)
 
         with torch.enable_grad():
-            network(torch.from_numpy(batch_u8), record)
+            network(torch.from_numpy(batch_u8).to(network.network.cls_token.device), record)
         for index, picture_u8 in enumerate(batch_u8):
             for name, expected in run_golden(exported, picture_u8).taps.items():
                 codes, valid = taps[name]
                 num_layers += 1
-                mismatches += _count_differences(codes[index].numpy(), valid[index].numpy(), expected)
+                mismatches += _count_differences(codes[index].cpu().numpy(), valid[index].cpu().numpy(), expected)
     return QatComparison(len(pictures_u8), num_layers, mismatches)
 
 

@@ -20,7 +20,7 @@ from heatvit.report.line_chart import Line, line_chart
 from hw.config import load_config
 from hw.latency import estimate_network, latency_table
 from hw.memory_model import MemoryModel
-from model.checkpoint import load_timm
+from model.checkpoint import load_dense
 from model.config import load_network_config
 from model.data import SubsetPictures
 from model.distributed import ALONE, Processes
@@ -34,6 +34,8 @@ from quant.config import NetworkConfig
 
 TABLE_RATIOS = tuple(ratio / 20 for ratio in range(1, 21))
 """Shares of the patches for which the latency table has a row."""
+NETWORK = "network"
+"""What the record's entry about a network file begins with."""
 
 
 def measure_table(config: NetworkConfig, accelerator: str) -> LatencyTable:
@@ -56,13 +58,13 @@ def train_by_plan(
     """Train networks under the latency limits of a file; goes on where an interrupted run of the same file stopped.
 
     `out` receives, for each limit, limit_N.safetensors (float) and, with a package token, network_N.safetensors
-    (8 bits); log.csv, curves.svg, latency_table.json, training.json, result.json.
+    (8 bits); log.csv and curves.svg after each network; latency_table.json, training.json, result.json.
     """
     plan = load_plan(plan_file)
     if no_package:
         plan = replace(plan, has_package=False)
-    config = replace(load_network_config(plan.network), selectors=())
-    dense = load_timm(Path(plan.weights), config, IMAGENET)
+    dense = load_dense(Path(plan.weights), load_network_config(plan.network), IMAGENET)
+    config = dense.config
     pictures, _ = open_pictures(plan.images, config)
     table = measure_table(config, plan.accelerator)
     description = {
@@ -74,11 +76,17 @@ def train_by_plan(
     with processes.main_first():
         record = Record.open(out / "training.json", description)
     run = Run(plan.recipe, pictures, out, progress, record, processes)
-    results = prune(run, plan, dense, table)
+    if processes.is_main:
+        write_json(out / "latency_table.json", description["latency_table"])
+    results = []
+    for result in prune(run, plan, dense, table):
+        results.append(result)
+        _write_log(run)
     points = [_summary(result) for result in results]
     if plan.has_package:
         for result, point in zip(results, points, strict=True):
             point |= _quantize(run, plan, result)
+            _write_log(run)
     summary = {
         "plan": str(plan_file),
         "dense_cycles": table.cycles(config, {}),
@@ -87,9 +95,6 @@ def train_by_plan(
         "weights_sha256": description["weights_sha256"],
     }
     if processes.is_main:
-        write_json(out / "latency_table.json", description["latency_table"])
-        write_text(out / "log.csv", _log(record))
-        write_text(out / "curves.svg", _curves(record).file())
         write_json(out / "result.json", summary)
     return summary
 
@@ -112,13 +117,13 @@ def _quantize(run: Run, plan: PruningPlan, result: Pruned) -> dict[str, Any]:
     Its float self is the teacher: it keeps the same tokens, so that every block can be followed. A network of an
     earlier start is what the record says of it.
     """
-    path, name = run.out_dir / f"network_{result.limit:.0f}.safetensors", f"8-bit {result.limit:.0f}"
+    path, name = run.out_dir / f"network_{result.limit:.0f}.safetensors", f"{NETWORK} {result.limit:.0f}"
     if name in run.record.stages and path.exists():
         return run.record.stages[name][0]
     numbers = np.arange(len(run.pictures.labels))
     training = SubsetPictures(run.pictures, numbers[plan.held_out :])
     held_out_u8 = run.pictures.load(numbers[: plan.held_out])
-    trained = finetune(
+    trained, history = finetune(
         result.network,
         result.network,
         replace(plan.recipe, keep_ratios=tuple(result.keep_ratios.values())),
@@ -142,10 +147,16 @@ def _quantize(run: Run, plan: PruningPlan, result: Pruned) -> dict[str, Any]:
             "qat_layers": comparison.layers,
             "qat_mismatches": comparison.mismatches,
         }
-    run.record.stages[name] = [summary]
+    run.record.stages.update({f"8-bit {result.limit:.0f}": history, name: [summary]})
     if run.processes.is_main:
         run.record.write()
     return summary
+
+
+def _write_log(run: Run) -> None:
+    if run.processes.is_main:
+        write_text(run.out_dir / "log.csv", _log(run.record))
+        write_text(run.out_dir / "curves.svg", _curves(run.record).file())
 
 
 def _log(record: Record) -> str:
@@ -153,6 +164,7 @@ def _log(record: Record) -> str:
     rows = [
         {"stage": stage, "epoch": epoch, **{name: _cell(value) for name, value in entry.items()}}
         for stage, history in record.stages.items()
+        if not stage.startswith(NETWORK)
         for epoch, entry in enumerate(history)
     ]
     names = list(dict.fromkeys(name for row in rows for name in row))

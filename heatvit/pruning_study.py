@@ -26,7 +26,7 @@ from heatvit.pictures import open_pictures
 from heatvit.progress import Report, reporter
 from heatvit.report.drawing import Drawing
 from heatvit.report.line_chart import Line, line_chart
-from model.checkpoint import load_network, load_timm
+from model.checkpoint import load_dense, load_network
 from model.config import load_network_config
 from model.data import I64, Pictures, batches
 from model.evaluate import layer_macs, macs
@@ -74,11 +74,11 @@ class PruningStudy:
     def run(self) -> dict[str, Any]:
         """Measure every network on labelled pictures. Raises ValueError if they have no labels."""
         plan = read_plan(self.runs)
-        config = replace(load_network_config(plan.network), selectors=())
+        dense = load_dense(Path(plan.weights), load_network_config(plan.network), IMAGENET).eval()
+        config = dense.config
         pictures, is_labelled = open_pictures(self.images, config, self.count)
         if not is_labelled:
             raise ValueError(f"images must have labels: one sub-folder a class, or a pack, not {self.images!r}")
-        dense = load_timm(Path(plan.weights), config, IMAGENET).eval()
         training, _ = open_pictures(plan.images, config)
         golden = FastGolden(reconstruct(dense, training, self.progress).integers)
         rows = [

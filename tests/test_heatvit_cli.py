@@ -222,6 +222,33 @@ def test_quantize_trains_on_in_8_bits(float_file: Path, pictures: Path, tmp_path
     assert (tmp_path / "plain.safetensors").read_bytes() != (tmp_path / "tuned.safetensors").read_bytes()
 
 
+def test_finetune_goes_on_with_the_same_training_only(
+    float_file: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = {"epochs": 1, "learning_rate": 0.01}
+    recipe = {"keep_ratios": [0.7, 0.5], "dense": stage, "select": stage, "quantize": stage, "batch_size": 2}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    options = ["--calibrate", pictures, "--finetune", tmp_path / "recipe.json", "--out", tmp_path / "tuned.safetensors"]
+    words = [str(word) for word in ("quantize", float_file, *options)]
+    assert cli.main([*words, "--teacher", str(float_file)]) == 0
+    before = (tmp_path / "tuned.safetensors").read_bytes()
+    assert cli.main([*words, "--teacher", str(float_file)]) == 0
+    assert (tmp_path / "tuned.safetensors").read_bytes() == before
+    other = checkpoint.load_network(float_file)
+    other.head.bias.data += 1
+    checkpoint.save_network(tmp_path / "other.safetensors", other)
+    capsys.readouterr()
+    line = fails(capsys, *words, "--teacher", tmp_path / "other.safetensors")
+    assert "must be of the same training to be resumed; it differs in teacher_sha256" in line
+    words[1] = str(tmp_path / "other.safetensors")
+    line = fails(capsys, *words, "--teacher", float_file)
+    assert "it differs in start_sha256" in line
+    recipe["keep_ratios"] = [0.7]
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    line = fails(capsys, *words, "--teacher", float_file)
+    assert "keep_ratios must have 2 entries, not (0.7,)" in line
+
+
 def test_finetune_needs_its_teacher(float_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = fails(capsys, "quantize", float_file, "--finetune", "digits", "--out", tmp_path / "x.safetensors")
     assert "--teacher" in line

@@ -1,11 +1,11 @@
 """The latency-aware training as a command, on a network of seconds.
 
 Testpoints: the latency table comes from the cycle model and predicts the dense network exactly; the folder holds float
-and 8-bit networks, the log, the table and the result; a second call loads; the 8-bit networks are integer networks with
-the selectors of the limit, which do not change in 8 bits but for thresholds that hold the held-out pictures' shares;
-training in 8 bits equals the golden; without a package token nothing is quantized; a file that is missing or another
-training's folder is refused in one line; the study of such a folder gives each ranking the work of the trained network,
-and draws.
+and 8-bit networks, the log, which is there before the last network is, the table and the result; a second call loads;
+the 8-bit networks are integer networks with the selectors of the limit, which do not change in 8 bits but for
+thresholds that hold the held-out pictures' shares; training in 8 bits equals the golden; without a package token
+nothing is quantized; a file that is missing or another training's folder is refused in one line; the study of such a
+folder gives each ranking the work of the trained network, and draws.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from model.evaluate import macs
 from model.inference import infer
 from model.pruning.baselines import Ranking
 from model.qat import QatNetwork
+from model.resume import History
 from model.vit import IMAGENET, VisionTransformer
 from quant.keep_thresholds import fit_thresholds
 from quant.network_file import load_network as load_integer_network
@@ -119,8 +120,7 @@ def test_the_folder_holds_everything(trained: Path) -> None:
     assert f"limit {limit}" in (out / "curves.svg").read_text()
     with (out / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["stage"] for row in rows if row["loss"]] == ["warm start", f"limit {limit}"]
-    assert [row["stage"] for row in rows if row["network"]] == [f"8-bit {limit}"]
+    assert [row["stage"] for row in rows if row["loss"]] == ["warm start", f"limit {limit}", f"8-bit {limit}"]
     assert all(float(row["loss"]) > 0 for row in rows if row["loss"])
 
 
@@ -144,7 +144,7 @@ def test_the_float_network_teaches_its_8_bits(trained: Path, tmp_path: Path, mon
     missing.unlink()
     calls: list[tuple[Any, ...]] = []
 
-    def recorded(*arguments: Any) -> QatNetwork:
+    def recorded(*arguments: Any) -> tuple[QatNetwork, History]:
         calls.append(arguments)
         return finetune(*arguments)
 
@@ -152,6 +152,19 @@ def test_the_float_network_teaches_its_8_bits(trained: Path, tmp_path: Path, mon
     assert main(["train", "--config", str(trained / "plan.json"), "--out", str(tmp_path / "out")]) == 0
     ((pruned, teacher, recipe, *_),) = calls
     assert teacher is pruned and recipe.residual_weight == 1 and missing.exists()
+
+
+def test_the_log_is_there_before_training_ends(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained / "out", tmp_path / "out")
+    for name in ("log.csv", "curves.svg", *(path.name for path in (trained / "out").glob("network_*"))):
+        (tmp_path / "out" / name).unlink()
+
+    def interrupted(*arguments: Any) -> QatNetwork:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prune, "finetune", interrupted)
+    assert main(["train", "--config", str(trained / "plan.json"), "--out", str(tmp_path / "out")]) == 130
+    assert "limit" in (tmp_path / "out" / "log.csv").read_text() and (tmp_path / "out" / "curves.svg").exists()
 
 
 def test_selectors_stay_as_they_were_trained_in_float(trained: Path) -> None:

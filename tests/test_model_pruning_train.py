@@ -199,7 +199,7 @@ def run_prune(out: Path, plan: PruningPlan = PLAN) -> list[Pruned]:
     pictures = PixelPictures(pixels(40).numpy(), np.zeros(40, np.int64))
     with Progress(disable=True) as progress:
         run = Run(plan.recipe, pictures, out, progress, Record.open(out / "training.json", plan.to_dict()))
-        return prune(run, plan, dense(), TABLE)
+        return list(prune(run, plan, dense(), TABLE))
 
 
 def same_weights(first: list[Pruned], second: list[Pruned]) -> bool:

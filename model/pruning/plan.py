@@ -14,12 +14,13 @@ from model.recipe import Recipe, Stage, read_settings
 class PruningPlan:
     """How to put selectors into a trained network and train them under latency limits.
 
-    network is a topology by name or file, without regard to its selectors; weights a checkpoint with timm's names;
-    images pictures to train with, by a word of heatvit's --images, of which the first held_out only judge.
-    accelerator names the config whose cycle model gives the latency table; limits are its cycles a picture, falling,
-    and each gives a network that starts from the one before. warm_start trains the candidate selectors, recipe.select
-    each network, recipe.quantize each in 8 bits; the recipe's keep ratios are found, not given. Without has_package
-    pruned tokens leave no package token (an ablation: the integer network always has one).
+    network is a topology by name or file, without regard to its selectors; weights a checkpoint without selectors, of
+    heatvit train or with timm's names; images pictures to train with, by a word of heatvit's --images, of which the
+    first held_out only judge; both are paths from where the training starts. accelerator names the config whose cycle
+    model gives the latency table; limits are its cycles a picture, falling, and each gives a network that starts from
+    the one before. warm_start trains the candidate selectors, recipe.select each network, recipe.quantize each in 8
+    bits; the recipe's keep ratios are found, not given. Without has_package pruned tokens leave no package token (an
+    ablation: the integer network always has one).
     """
 
     network: str

@@ -8,7 +8,9 @@ result. It goes on where it was interrupted. Source: HeatViT (HPCA 2023) section
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,8 +53,8 @@ class Pruned(NamedTuple):
     num_tokens: list[float]
 
 
-def prune(run: Run, plan: PruningPlan, dense: VisionTransformer, table: LatencyTable) -> list[Pruned]:
-    """Train a network for each limit of the plan; run.out_dir receives their checkpoints.
+def prune(run: Run, plan: PruningPlan, dense: VisionTransformer, table: LatencyTable) -> Iterator[Pruned]:
+    """Train a network for each limit of the plan, and yield it; run.out_dir receives their checkpoints.
 
     dense has no selectors and stays as it is; run.pictures are all pictures of the plan.
     """
@@ -67,13 +69,12 @@ def prune(run: Run, plan: PruningPlan, dense: VisionTransformer, table: LatencyT
     with threads(plan.recipe.num_threads):
         candidates = _warm_start(run, plan, dense)
         divergence = Divergence(candidates, held_out_u8)
-        results: list[Pruned] = []
+        start = candidates
         for limit in plan.limits:
             keep = _insert(run, plan, divergence, table, limit)
-            start = results[-1].network if results else candidates
             network = _train(run, plan, _assemble(start, candidates, keep), dense, keep, limit, held_out_u8)
-            results.append(_judge(network, dense, table, keep, limit, held_out_u8))
-    return results
+            yield _judge(network, dense, table, keep, limit, held_out_u8)
+            start = network
 
 
 def _warm_start(run: Run, plan: PruningPlan, dense: VisionTransformer) -> VisionTransformer:
@@ -85,9 +86,18 @@ def _warm_start(run: Run, plan: PruningPlan, dense: VisionTransformer) -> Vision
     network = VisionTransformer(config, dense.normalisation, dense.kernels, plan.has_package)
     network.load_state_dict(dense.state_dict(), strict=False)
     network.to(run.processes.device)
-    if WARM_START in run.record.stages:
-        network.load_state_dict(load_network(path).state_dict())
-        return network
+    if WARM_START not in run.record.stages:
+        history = _train_candidates(run, plan, dense, network, state)
+        with run.processes.main_first():
+            record_stage(run, WARM_START, history, network, path, state)
+    network.load_state_dict(load_network(path).state_dict())  # every process has those of the main one
+    return network
+
+
+def _train_candidates(
+    run: Run, plan: PruningPlan, dense: VisionTransformer, network: VisionTransformer, state: Path
+) -> History:
+    """Train the selectors of network in place; state receives the checkpoint of every epoch."""
     optimizer = torch.optim.AdamW(network.selectors.parameters(), lr=0.0, weight_decay=plan.recipe.weight_decay)
     history = load_progress(state, network, optimizer) if state.exists() else []
     task = run.progress.add_task(WARM_START, total=plan.warm_start.epochs, completed=len(history))
@@ -96,8 +106,7 @@ def _warm_start(run: Run, plan: PruningPlan, dense: VisionTransformer) -> Vision
         if run.processes.is_main:
             save_progress(state, network, optimizer, history)
         run.progress.update(task, advance=1, description=f"{WARM_START}: loss {history[-1]['loss']:.3f}")
-    record_stage(run, WARM_START, history, network, path, state)
-    return network
+    return history
 
 
 def _warm_start_epoch(
@@ -142,6 +151,7 @@ def _insert(run: Run, plan: PruningPlan, divergence: Divergence, table: LatencyT
             limit,
             lambda block: run.progress.update(task, description=f"{name}: block {block}"),
         )
+        keep = run.processes.from_main(keep)
         run.progress.update(task, total=1, completed=1)
         run.record.stages[name] = [{"block": block, "keep_ratio": ratio} for block, ratio in keep.items()]
         if run.processes.is_main:
