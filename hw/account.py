@@ -61,7 +61,8 @@ def _end(spans: Sequence[Span], space: Space) -> int:
 def block_rams(config: AccelConfig) -> dict[str, int]:
     """Return the block RAMs that the capacity of each memory takes, by name; row scales and queues fit in LUTs.
 
-    An estimate from the sizes alone: synthesis may do with fewer by the parity bits, or put a small memory in LUTs.
+    An estimate from the sizes alone: synthesis may do with fewer by the parity bits, or put a small memory in LUTs; it
+    takes more where each byte of a word is a RAM of its own whose depth does not fill blocks.
     """
     return {
         memory.name.lower(): _blocks(space_words(config)[Space(memory)], memory_word_bytes(memory, config))
