@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ def train(
             "--config",
             metavar="FILE",
             help="Put selectors into a trained network under latency limits, by this .toml or .json file, which says "
-            "everything but --out and --device.",
+            "everything but --out and the device.",
         ),
     ] = None,
     no_package: Annotated[
@@ -42,6 +42,15 @@ def train(
     device: Annotated[
         str, typer.Option("--device", metavar="NAME", help="cpu, or cuda: one device a process.")
     ] = "cpu",
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            min=1,
+            metavar="N",
+            help="Processes on this machine that share each batch [default: what --config says, or 1]",
+        ),
+    ] = None,
     json_file: JsonFile = None,
 ) -> int:
     """Train a network from scratch, or selectors in a trained one; a second call continues an interrupted one.
@@ -50,24 +59,55 @@ def train(
 
     Example: `heatvit train --config configs/deit_tiny_heatvit.toml --out build/deit_tiny_heatvit`
 
-    In several processes, with the result of one: `torchrun --nproc-per-node 2 -m heatvit train --recipe digits`
+    Several processes give the result of one but for the order of sums; on several machines torchrun starts them:
+    `torchrun --nproc-per-node 2 -m heatvit train --recipe digits`
     """
-    from heatvit import flow
-    from heatvit.prune import train_by_plan
-    from model.distributed import open_processes
-
     if plan is None and no_package:
         raise ValueError("--no-package needs --config")
     if plan is not None and (recipe, network, images) != ("digits", "digits", "digits"):
         raise ValueError(f"--config {plan} says everything: leave out --recipe, --network and --images")
+
+    from model.launch import is_started_by_torchrun, run_together
+
+    arguments = (plan, no_package, recipe, network, images, out, device)
+    if is_started_by_torchrun():
+        if processes is not None:
+            raise ValueError("--processes must be left to torchrun, which started this process")
+        result, is_main = _train(*arguments)
+    elif (count := processes or _processes(plan, device)) > 1:
+        result, is_main = run_together(count, _train, *arguments)
+    else:
+        result, is_main = _train(*arguments)
+    failed = any(point.get("qat_mismatches") for point in result.get("points", ()))
+    return finish(f"trained: {out}", result, json_file, failed=failed) if is_main else 0
+
+
+def _processes(plan: Path | None, device: str) -> int:
+    """Return as many processes as a training file asks for, on a GPU as many as there are of these."""
+    from model.pruning.plan import load_plan
+
+    count = load_plan(plan).processes if plan else 1
+    if device != "cuda":
+        return count
+    import torch
+
+    return max(1, min(count, torch.cuda.device_count()))
+
+
+def _train(
+    plan: Path | None, no_package: bool, recipe: str, network: str, images: str, out: Path, device: str
+) -> tuple[dict[str, Any], bool]:
+    """Train in this process, alone or as one of several; return the result and whether this is the main one."""
+    from heatvit import flow
+    from heatvit.prune import train_by_plan
+    from model.distributed import open_processes
 
     with open_processes(device) as processes, show_progress(processes.is_main) as progress:
         if plan is not None:
             result = train_by_plan(plan, no_package, out, progress, processes)
         else:
             result = flow.train_network(recipe, network, images, out, progress, processes)
-    failed = any(point.get("qat_mismatches") for point in result.get("points", ()))
-    return finish(f"trained: {out}", result, json_file, failed=failed) if processes.is_main else 0
+        return result, processes.is_main
 
 
 def quantize(

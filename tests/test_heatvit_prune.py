@@ -3,9 +3,9 @@
 Testpoints: the latency table comes from the cycle model and predicts the dense network exactly; the folder holds float
 and 8-bit networks, the log, which is there before the last network is, the table and the result; a second call loads;
 the 8-bit networks are integer networks with the selectors of the limit, which do not change in 8 bits but for
-thresholds that hold the held-out pictures' shares; training in 8 bits equals the golden; without a package token
-nothing is quantized; a file that is missing or another training's folder is refused in one line; the study of such a
-folder gives each ranking the work of the trained network, and draws.
+thresholds that hold the held-out pictures' shares; training in 8 bits equals the golden; a file says how many processes
+train; without a package token nothing is quantized; a file that is missing or another training's folder is refused in
+one line; the study of such a folder gives each ranking the work of the trained network, and draws.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from heatvit.prune import measure_table
 from hw.config import load_config
 from hw.latency import estimate_network
 from hw.memory_model import MemoryModel
+from model import launch
 from model.checkpoint import load_network
 from model.config import NETWORKS
 from model.evaluate import macs
 from model.inference import infer
 from model.pruning.baselines import Ranking
+from model.pruning.plan import load_plan
 from model.qat import QatNetwork
 from model.resume import History
 from model.vit import IMAGENET, VisionTransformer
@@ -234,6 +236,33 @@ def test_another_training_is_refused(trained: Path, tmp_path: Path, capsys: pyte
     plan = write_inputs(tmp_path, held_out=4)
     assert main(["train", "--config", str(plan), "--out", str(trained / "out")]) == 2
     assert "must be of the same training to be resumed; it differs in plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, gpus, expected",
+    [
+        ([], 0, 3),
+        (["--processes", "2"], 0, 2),
+        (["--device", "cuda"], 2, 2),
+        (["--processes=4", "--device=cuda"], 2, 4),
+    ],
+)
+def test_a_file_asks_for_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], gpus: int, expected: int
+) -> None:
+    started: list[int] = []
+
+    def start(count: int, *others: Any) -> tuple[dict[str, Any], bool]:
+        started.append(count)
+        return {}, True
+
+    monkeypatch.setattr(launch, "run_together", start)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    plan = write_inputs(tmp_path, processes=3)
+    assert main(["train", "--config", str(plan), "--out", str(tmp_path / "out"), *words]) == 0
+    assert started == [expected]
+    with pytest.raises(ValueError, match="processes must be an integer of at least 1, not 0"):
+        load_plan(write_inputs(tmp_path, processes=0))
 
 
 @pytest.mark.parametrize(

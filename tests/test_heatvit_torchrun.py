@@ -1,4 +1,4 @@
-"""`heatvit train` and the training of `heatvit quantize` in two processes of torchrun.
+"""`heatvit train` and the training of `heatvit quantize` in two processes, of torchrun or its own.
 
 Testpoints: the weights, the history and the accuracy of one process, with one output and one set of files, also when
 two go on where one was interrupted, and with a last batch that leaves one of them nothing; the 8-bit network, too; a
@@ -8,6 +8,7 @@ process that fails ends the other one, and says why.
 import io
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from rich.progress import Progress
 from safetensors.torch import load_file
-from two_processes import run_two_processes
+from two_processes import ROOT, run_two_processes
 
 from heatvit import flow
 from heatvit.pictures import load_split
@@ -54,14 +55,20 @@ def train_alone(inputs: dict[str, str], out: Path) -> dict[str, Any]:
     return flow.train_network(**inputs, out=out, progress=Progress(disable=True))
 
 
-def train_together(inputs: dict[str, str], out: Path, result: Path) -> "subprocess.CompletedProcess[str]":
+def train_together(
+    inputs: dict[str, str], out: Path, result: Path, is_torchrun: bool = True
+) -> "subprocess.CompletedProcess[str]":
     options = [f"--{name}={value}" for name, value in inputs.items()]
-    return run_two_processes("-m", "heatvit", "train", *options, f"--out={out}", f"--json={result}")
+    words = ["-m", "heatvit", "train", *options, f"--out={out}", f"--json={result}"]
+    if is_torchrun:
+        return run_two_processes(*words)
+    command = [sys.executable, *words, "--processes=2"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("epochs_before", [0, 1])
+@pytest.mark.parametrize("epochs_before, is_torchrun", [(0, True), (1, True), (1, False)])
 def test_two_processes_train_as_one(
-    tmp_path: Path, inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch, epochs_before: int
+    tmp_path: Path, inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch, epochs_before: int, is_torchrun: bool
 ) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     expected = train_alone(inputs, alone)
@@ -78,7 +85,7 @@ def test_two_processes_train_as_one(
             train_alone(inputs, together)
         assert (together / "dense.progress.safetensors").exists()
 
-    done = train_together(inputs, together, tmp_path / "result.json")
+    done = train_together(inputs, together, tmp_path / "result.json", is_torchrun)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained: ") == 1
     assert sorted(path.name for path in together.iterdir()) == sorted(path.name for path in alone.iterdir())

@@ -20,7 +20,8 @@ class PruningPlan:
     model gives the latency table; limits are its cycles a picture, falling, and each gives a network that starts from
     the one before. warm_start trains the candidate selectors, recipe.select each network, recipe.quantize each in 8
     bits; the recipe's keep ratios are found, not given. Without has_package pruned tokens leave no package token (an
-    ablation: the integer network always has one).
+    ablation: the integer network always has one). processes of this machine share each batch, unless torchrun started
+    the training: their number changes the order of sums.
     """
 
     network: str
@@ -33,12 +34,14 @@ class PruningPlan:
     warm_start: Stage
     recipe: Recipe
     has_package: bool = True
+    processes: int = 1
 
     def __post_init__(self) -> None:
         if not self.limits or list(self.limits) != sorted(set(self.limits), reverse=True) or self.limits[-1] <= 0:
             raise ValueError(f"limits must be falling positive numbers of cycles, not {self.limits!r}")
-        if not isinstance(self.held_out, int) or self.held_out < 1:
-            raise ValueError(f"held_out must be an integer of at least 1, not {self.held_out!r}")
+        for name in ("held_out", "processes"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""

@@ -1,0 +1,24 @@
+"""What processes do that test_model_launch.py starts: they import it by this name."""
+
+import time
+
+import torch
+
+from model.distributed import open_processes
+from model.launch import is_started_by_torchrun
+
+
+def mean_of_ranks(factor: float) -> tuple[int, float, int]:
+    """Return rank, the mean over all ranks times factor, and how many threads torch has."""
+    assert is_started_by_torchrun()
+    with open_processes() as processes:
+        mean = processes.mean(torch.tensor([factor * processes.rank])).item()
+        return processes.rank, mean, torch.get_num_threads()
+
+
+def fail_in(rank: int, error: Exception) -> None:
+    """Raise in one process, while the others wait for it."""
+    with open_processes() as processes:
+        if processes.rank == rank:
+            raise error
+        time.sleep(600)
