@@ -31,7 +31,7 @@ def run_together(count: int, function: Callable[..., Result], *arguments: Any) -
 
     function, its arguments and its result are pickled; it opens the processes itself (model.distributed). Where one
     fails the others are ended. Raises ValueError with the words of a ValueError or an OSError of a process, and
-    torch's ProcessException for anything else.
+    torch's ProcessException for anything else; KeyboardInterrupt if they were interrupted.
     """
     store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
     messages = multiprocessing.get_context("spawn").SimpleQueue()
@@ -54,6 +54,8 @@ def _wait(context: ProcessContext, messages: Any) -> Any:
         if messages.empty():
             raise
         raise ValueError(messages.get()) from failure
+    if messages.empty():  # torch lets a process that was interrupted end without a word
+        raise KeyboardInterrupt
     return messages.get()
 
 

@@ -16,6 +16,11 @@ def mean_of_ranks(factor: float) -> tuple[int, float, int]:
         return processes.rank, mean, torch.get_num_threads()
 
 
+def be_interrupted() -> None:
+    """End as by an interrupt that every process got."""
+    raise KeyboardInterrupt
+
+
 def fail_in(rank: int, error: Exception) -> None:
     """Raise in one process, while the others wait for it."""
     with open_processes() as processes:

@@ -7,7 +7,7 @@ of them is one ValueError with its words, another one is not; where one fails or
 from multiprocessing import active_children
 
 import pytest
-from launched import fail_in, mean_of_ranks
+from launched import be_interrupted, fail_in, mean_of_ranks
 from torch.multiprocessing import ProcessRaisedException
 from torch.multiprocessing.spawn import ProcessContext
 
@@ -38,6 +38,8 @@ def test_an_interrupt_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: ProcessContext) -> bool:
         raise KeyboardInterrupt
 
+    with pytest.raises(KeyboardInterrupt):
+        run_together(2, be_interrupted)
     monkeypatch.setattr(ProcessContext, "join", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_together(2, fail_in, 1, ValueError("late"))
