@@ -9,10 +9,12 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from model.config import NETWORKS
@@ -27,8 +29,14 @@ from model.losses import (
     residual_distillation_loss,
     token_distillation_loss,
 )
+from model.pruning import train as pruning
+from model.pruning.insertion import InsertionRule
+from model.pruning.plan import PruningPlan
 from model.qat import QatNetwork
+from model.recipe import Recipe, Stage
+from model.resume import History, Record
 from model.selector import gumbel_noise
+from model.train import Run
 from model.vit import Normalisation, VisionTransformer
 
 CONFIG = NETWORKS["test_tiny"]
@@ -67,6 +75,30 @@ def check_main_first(processes: Processes, file: Path) -> None:
 def check_from_main(processes: Processes) -> None:
     """What the processes have of their own becomes what the main one has."""
     assert processes.from_main({"block": 3 + processes.rank}) == {"block": 3}
+
+
+def check_pruning(processes: Processes, dense: VisionTransformer, folder: Path) -> None:
+    """Both processes go on with the candidates and the plan of the main one, also where they found others."""
+    stage = Stage(1, 1e-3)
+    recipe = Recipe((), stage, stage, stage)
+    plan = PruningPlan("", "", "", 1, "", (1.0,), InsertionRule(1, (0.5,), 0.01), stage, recipe)
+    pictures = PixelPictures(np.zeros((4, 1, 16, 16), np.uint8), np.zeros(4, np.int64))
+    record = Record(folder / "training.json", {}, {})
+    run = Run(recipe, pictures, folder, Progress(disable=True), record, processes)
+
+    def drift(
+        run: Run, plan: PruningPlan, dense: VisionTransformer, network: VisionTransformer, state: Path
+    ) -> History:
+        network.selectors[0].token1.bias.data.fill_(1 + processes.rank)
+        return [{"loss": 0.0}]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pruning, "_train_candidates", drift)
+        patch.setattr(pruning, "insert_selectors", lambda *arguments: {1 + processes.rank: 0.5})
+        candidates = pruning._warm_start(run, plan, dense)
+        keep = pruning._insert(run, plan, SimpleNamespace(candidates=candidates), None, 1.0)
+    assert candidates.selectors[0].token1.bias.eq(1).all() and keep == {1: 0.5}
+    assert {"warm start", "insertion 1"} == set(record.stages) and (folder / "training.json").exists()
 
 
 def check_gradients(processes: Processes, network: nn.Module, teacher: VisionTransformer, batch_size: int) -> None:
@@ -148,6 +180,7 @@ def together(folder: Path) -> None:
             check_gradients(processes, network, teacher, batch_size)
             check_gradients(processes, integers, teacher, batch_size)
         check_evaluation(processes, network)
+        check_pruning(processes, teacher, folder)
 
 
 if __name__ == "__main__":
