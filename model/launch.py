@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -66,6 +67,8 @@ def _enter(rank: int, count: int, port: int, messages: Any, function: Callable[.
     # The store is the parent's, as it is the agent's with torchrun.
     os.environ.update(TORCHELASTIC_RUN_ID="heatvit", TORCHELASTIC_USE_AGENT_STORE="True")
     torch.set_num_threads(1)
+    # Torch has the system interrupt this process when its starter dies; a job of a script would ignore that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = function(*arguments)
     except (ValueError, OSError) as error:
