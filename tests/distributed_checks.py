@@ -185,3 +185,4 @@ def together(folder: Path) -> None:
 
 if __name__ == "__main__":
     {"together": together, "absence": absence}[sys.argv[1]](Path(sys.argv[2]))
+    os._exit(0)  # threads of gloo outlive DistributedDataParallel and may abort a usual end
