@@ -24,7 +24,7 @@ logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that
 
 
 def is_started_by_torchrun() -> bool:
-    """Whether this process is already one of several."""
+    """Whether this process is already one of several: torchrun started it, or `run_together` as torchrun would."""
     return distributed.is_torchelastic_launched()
 
 
